@@ -1,0 +1,62 @@
+"""What can go wrong, as one small tree: catch `TesseraError` to catch it all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class TesseraError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class CubeError(TesseraError, ValueError):
+    """A dataset can't be made into a cube; every fault found is listed, each with its fix.
+
+    Parameters
+    ----------
+    faults : sequence of str
+        One sentence or two for each fault: the problem, then what to do.
+    """
+
+    def __init__(self, faults: str | Sequence[str]) -> None:
+        self.faults = [faults] if isinstance(faults, str) else list(faults)
+        head = "this can't be read as a Sentinel cube" if len(self.faults) == 1 else f"{len(self.faults)} faults"
+        super().__init__(head + ":\n" + "\n".join(f"  - {fault}" for fault in self.faults))
+
+    def __reduce__(self) -> tuple[type[CubeError], tuple[list[str]]]:
+        return type(self), (self.faults,)
+
+
+class SchemaError(TesseraError, ValueError):
+    """A dataset isn't what the function needs (embeddings, say), or a value lies outside what it accepts."""
+
+
+class GridError(TesseraError, ValueError):
+    """No usable grid: no CRS, uneven spacing, or a place outside the map."""
+
+
+class CheckpointError(TesseraError, ValueError):
+    """A file of weights is damaged, foreign or of another version."""
+
+
+class ModelUnavailableError(CheckpointError, FileNotFoundError):
+    """The weights aren't on this machine and could not be fetched."""
+
+    def __str__(self) -> str:  # FileNotFoundError would print errno fields
+        return str(self.args[0]) if self.args else ""
+
+
+class VersionMismatchError(TesseraError, ValueError):
+    """Embeddings, weights or imagery of different models or variants were about to be mixed."""
+
+
+class DeviceError(TesseraError, RuntimeError):
+    """The device or precision asked for isn't to be had here."""
+
+
+class MissingDependencyError(TesseraError, ImportError):
+    """An optional package is needed; the message names the extra that brings it."""
+
+
+class TesseraWarning(UserWarning):
+    """Something was assumed, or done less well than it could be; the message says what and why."""
