@@ -1,0 +1,1 @@
+"""What goes in: Sentinel bands, cubes, tiles, and simulated landscapes."""

@@ -1,0 +1,164 @@
+"""Sentinel-1 numbers: which unit they are in, which way the satellite flew, and TESSERA's int16 scale out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from tessera_xr.errors import CubeError
+from tessera_xr.sentinel.bands import ORBIT_NAMES, S1_BANDS, orbit_name
+from tessera_xr.sentinel.forms import nodata_of, sample_values
+
+UNITS = ("db", "power", "amplitude", "tessera")
+
+TYPICAL = {"VV": (-10.0, 3.5), "VH": (-17.0, 4.0), "VH-VV": (-7.0, 2.0)}
+"""Mean and spread, in dB, of median C-band backscatter over land."""
+MARGIN = 6.0
+"""By how much (a difference of chi-squares) one reading must be likelier than the other to be believed."""
+IMPLAUSIBLE = 30.0
+
+_TO_DB: dict[str, Callable[[Any], Any]] = {
+    "db": lambda v: v,
+    "power": lambda v: 10 * np.log10(v),
+    "amplitude": lambda v: 20 * np.log10(v),
+    "tessera": lambda v: v / 200 - 50,
+    "numbers": lambda v: 20 * np.log10(v) - 83,
+}
+_EMPTY = ("", "nan", "none", "nat", "<na>")
+_NO_UNIT = f"pass s1_units={', '.join(map(repr, UNITS))}: whichever it is"
+
+
+def sar_unit(ds: xr.Dataset, unit: str, argument: str) -> tuple[str, str]:
+    """Return the unit of VV and VH in `ds` (one of `UNITS`), and how that is known.
+
+    Raises
+    ------
+    CubeError
+        If neither attributes nor values tell; a guess would be a silent mistake.
+    """
+    if unit != "auto":
+        if unit.strip().lower() not in UNITS:
+            raise CubeError(f"s1_units={unit!r} is not known; the units are 'auto', {', '.join(map(repr, UNITS))}")
+        return unit.strip().lower(), "given by s1_units="
+    bands = [ds[name] for name in S1_BANDS if name in ds]
+    stated = {_stated_unit(band) for band in bands} - {None}
+    if len(stated) > 1:
+        raise CubeError(f"the bands of {argument} state different units: {sorted(map(str, stated))}; {_NO_UNIT}")
+    if stated:
+        return str(stated.pop()), "from attributes"
+    samples = {str(band.name): sample_values(band) for band in bands}
+    if not any(values.size for values in samples.values()):
+        raise CubeError(f"the units of {argument} can't be told: a sample holds no data; {_NO_UNIT}")
+    integer = all(band.dtype.kind in "ui" for band in bands)
+    return _seen_unit(samples, integer, argument), "inferred from values"
+
+
+def to_sar(band: xr.DataArray, unit: str) -> xr.DataArray:
+    """Return `band` (time, y, x) in TESSERA's scale, int16 = (dB + 50) * 200 from 0 to 32767, 0 = missing."""
+    out: xr.DataArray = xr.apply_ufunc(
+        _to_sar,
+        band.drop_vars(list(band.coords)),
+        kwargs={"unit": unit, "nodata": nodata_of(band)},
+        dask="parallelized",
+        output_dtypes=[np.int16],
+    )
+    return out
+
+
+def find_orbits(ds: xr.Dataset, orbit: str | None, argument: str) -> npt.NDArray[np.str_]:
+    """Return "ascending" or "descending" for each date of `ds`; "" where the metadata have an empty label.
+
+    Raises
+    ------
+    CubeError
+        If nothing says which it is.
+    """
+    n = ds.sizes["time"]
+    if orbit is not None:
+        name = orbit_name(orbit)
+        if name is None:
+            raise CubeError(f"orbit={orbit!r} is not known; it is 'ascending' or 'descending'")
+        return np.full(n, name)
+    stated, strange = _stated_orbits(ds), list[str]()
+    for values in stated.values():
+        texts = np.broadcast_to(values, (n,)).tolist()
+        labels = np.array([orbit_name(text) or "" for text in texts])
+        odd = {str(t) for t, label in zip(texts, labels, strict=True) if not label and str(t).lower() not in _EMPTY}
+        if not odd and (labels != "").any():
+            return labels
+        strange += sorted(odd)
+        if (labels != "").any():
+            break  # some are orbits and some are not: a fault, where numbers of orbits would only be no help
+    found = f" ({', '.join(stated)} hold {strange[:3]})" if stated else ""
+    raise CubeError(
+        f"{argument} does not say which passes are ascending{found}; pass orbit='ascending' if all are, "
+        "or s1_ascending= and s1_descending= instead of s1=, or give it a coordinate 'orbit_state' along time"
+    )
+
+
+def _stated_orbits(ds: xr.Dataset) -> dict[str, Any]:
+    """Return what coordinates, then attributes, of any name in use for it say about the orbit."""
+    stated = {str(name): c.values for name, c in ds.coords.items() if c.dims in ((), ("time",))}
+    for attrs in (ds.attrs, *(band.attrs for band in ds.data_vars.values())):
+        stated |= {str(name): value for name, value in attrs.items() if str(name) not in stated}
+    return {name: stated[name] for name in stated if name.lower() in ORBIT_NAMES}
+
+
+def _to_sar(values: Any, *, unit: str, nodata: float | None) -> npt.NDArray[np.int16]:
+    missing = np.zeros(values.shape, bool) if nodata is None else values == nodata
+    if unit == "tessera":
+        scaled = np.where(missing | ~np.isfinite(values), 0, values)
+    else:
+        values = values.astype(np.result_type(values.dtype, np.float32), copy=False)
+        if unit != "db":
+            values = np.where(values > 0, values, np.nan)
+        decibel = np.where(missing, np.nan, _TO_DB[unit](values))
+        scaled = np.nan_to_num((decibel + 50) * 200, nan=0, posinf=0, neginf=0)
+    return np.clip(scaled, 0, 32767).astype(np.int16)
+
+
+def _stated_unit(band: xr.DataArray) -> str | None:
+    text = str(band.attrs.get("units", "")).strip().lower()
+    if text in ("db", "decibel", "decibels") or text.endswith((" db", "(db)", "_db")):
+        return "db"
+    for word, unit in (("tessera", "tessera"), ("amplitude", "amplitude"), ("power", "power"), ("linear", "power")):
+        if word in text:
+            return unit
+    return None
+
+
+def _seen_unit(samples: dict[str, npt.NDArray[np.float64]], integer: bool, argument: str) -> str:
+    values = np.concatenate(list(samples.values()))
+    if np.mean(values < 0) > 0.01:
+        return "db"
+    if integer or np.median(values) > 500:
+        return _seen_integers(samples, argument)
+    power, amplitude = (_misfit(samples, _TO_DB[name]) for name in ("power", "amplitude"))
+    if min(power, amplitude) > IMPLAUSIBLE or abs(power - amplitude) < MARGIN:
+        medians = ", ".join(f"median {name} {np.median(values):.4g}" for name, values in samples.items() if values.size)
+        raise CubeError(f"the units of {argument} can't be told ({medians}: power or amplitude?); {_NO_UNIT}")
+    return "power" if power < amplitude else "amplitude"
+
+
+def _seen_integers(samples: dict[str, npt.NDArray[np.float64]], argument: str) -> str:
+    tessera, numbers = (_misfit(samples, _TO_DB[name]) for name in ("tessera", "numbers"))
+    if numbers < MARGIN and tessera - numbers > MARGIN:
+        raise CubeError(
+            f"{argument} holds numbers that look like digital numbers (dB = 20*log10(DN) - 83), not TESSERA's scale; "
+            "convert them to dB, then pass s1_units='db' (or s1_units='tessera' if they are that after all)"
+        )
+    return "tessera"
+
+
+def _misfit(samples: dict[str, npt.NDArray[np.float64]], to_db: Callable[[Any], Any]) -> float:
+    """Return how far the medians lie from what C-band sees over land, as a chi-square."""
+    medians = {
+        name: float(np.median(to_db(values[values > 0]))) for name, values in samples.items() if (values > 0).any()
+    }
+    if len(medians) == 2:
+        medians["VH-VV"] = medians["VH"] - medians["VV"]
+    return sum(((value - TYPICAL[name][0]) / TYPICAL[name][1]) ** 2 for name, value in medians.items())
