@@ -1,0 +1,1 @@
+"""The TESSERA network and its weights."""
