@@ -1,0 +1,1 @@
+"""From a cube to embeddings, and the one Dataset that holds them."""

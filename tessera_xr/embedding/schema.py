@@ -1,0 +1,146 @@
+"""The one Dataset that holds embeddings, computed or published: names, dimensions, attributes, checks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from tessera_xr._version import __version__
+from tessera_xr.errors import GridError, SchemaError, VersionMismatchError
+from tessera_xr.grid import GRID_MAPPING, bounds_lonlat, crs_name, geobox_of, with_grid
+
+EMBEDDINGS, SCALES = "embeddings", "scales"
+COUNTS = ("s2_obs_count", "s1_asc_obs_count", "s1_desc_obs_count")
+KIND = "tessera_xr_kind"
+_COUNT_NAMES = ("clear Sentinel-2", "ascending Sentinel-1", "descending Sentinel-1")
+
+
+def build_embeddings(variables: Mapping[str, xr.DataArray], like: xr.Dataset, attrs: Mapping[str, Any]) -> xr.Dataset:
+    """Assemble an Embeddings dataset.
+
+    Parameters
+    ----------
+    variables : mapping of DataArray
+        `embeddings` ([time,] y, x, band) float32 or int8, `scales` ([time,] y, x) with int8, and the counts of
+        observations ([time,] y, x).
+    like : Dataset
+        Gives the grid.
+    attrs : mapping
+        Model, weights, period, source.
+
+    Returns
+    -------
+    Dataset
+        `embeddings` as ([time,] band, y, x), band last in memory.
+    """
+    arrays = {name: array.drop_vars([c for c in array.coords if c not in ("time", "time_end")])
+              for name, array in variables.items()}  # fmt: skip
+    embeddings = arrays[EMBEDDINGS]
+    leading = ("time",) if "time" in embeddings.dims else ()
+    arrays[EMBEDDINGS] = embeddings.transpose(*leading, "band", "y", "x")
+    out = xr.Dataset(arrays).assign_coords(band=np.arange(embeddings.sizes["band"]))
+    out[EMBEDDINGS].attrs = {"long_name": "TESSERA embedding"}
+    if SCALES in out:
+        out[SCALES].attrs = {"long_name": "scale of the int8 codes: embedding = code * scale"}
+    for name, sensor in zip(COUNTS, _COUNT_NAMES, strict=True):
+        out[name].attrs = {"long_name": f"number of {sensor} observations"}
+    out.attrs = {KIND: "embeddings", **attrs, "tessera_xr_version": __version__}
+    return with_grid(out, geobox_of(like))
+
+
+def is_embeddings(ds: xr.Dataset) -> bool:
+    """Say whether a dataset looks like embeddings, ours or published."""
+    return EMBEDDINGS in ds.data_vars and "band" in ds[EMBEDDINGS].dims
+
+
+def check_embeddings(ds: object) -> None:
+    """Raise `SchemaError` unless `ds` holds embeddings in the one schema."""
+    if not isinstance(ds, xr.Dataset) or not is_embeddings(ds):
+        names = list(map(str, ds.data_vars)) if isinstance(ds, xr.Dataset) else type(ds).__name__
+        raise SchemaError(
+            f"this function needs embeddings: a Dataset with `embeddings` ([time,] band, y, x); found {names}. "
+            "Make them with cube.tessera.embed(), or read published ones"
+        )
+    embeddings = ds[EMBEDDINGS]
+    if embeddings.dtype not in (np.float32, np.float64, np.int8):
+        raise SchemaError(f"`embeddings` must be float32 or int8, not {embeddings.dtype}")
+    if embeddings.dtype == np.int8 and SCALES not in ds:
+        raise SchemaError("int8 `embeddings` need `scales` ([time,] y, x) beside them")
+
+
+def check_same_model(*embeddings: xr.Dataset) -> None:
+    """Raise `VersionMismatchError` if embeddings of different models, weights or lengths were about to be mixed.
+
+    What an attribute doesn't say can't contradict.
+    """
+    for key in ("model", "weights_sha256"):
+        found = sorted({str(ds.attrs[key]) for ds in embeddings if key in ds.attrs})
+        if len(found) > 1:
+            raise VersionMismatchError(
+                f"these embeddings can't be compared: their {key} differ ({', '.join(found)}); "
+                "embed both with the same model"
+            )
+    sizes = sorted({ds.sizes["band"] for ds in embeddings})
+    if len(sizes) > 1:
+        raise VersionMismatchError(f"these embeddings have different lengths ({sizes}); embed both with the same dims=")
+
+
+def describe_embeddings(ds: xr.Dataset) -> str:
+    """Return an inventory of embeddings: model, years, grid, memory, and what can be done next."""
+    emb = ds[EMBEDDINGS]
+    lines = [
+        f"<tessera_xr: embeddings, {emb.sizes['band']} dimensions, {emb.dtype}{' with scales' if SCALES in ds else ''}>"
+    ]
+    lines.append(
+        f"  model    {ds.attrs.get('model', 'unknown')} (weights {str(ds.attrs.get('weights_sha256', 'unknown'))[:12]})"
+    )
+    if "time" in emb.dims:
+        lines.append(f"  time     {', '.join(str(t)[:10] for t in emb['time'].values)}")
+    else:
+        lines.append(f"  period   {ds.attrs.get('period', 'unknown')}")
+    lines.append(f"  grid     {describe_grid(ds)}")
+    lazy = emb.chunks is not None
+    share = "lazy: not counted" if lazy else f"{has_data(ds).mean().item():.0%} of the pixels have data"
+    lines.append(f"  data     {share}, {emb.nbytes / 1e6:,.1f} MB")
+    lines.append(
+        "  next     .tessera.rgb(), .tessera.components(3), .tessera.sample((lon, lat)), .tessera.to_geotiff('emb.tif')"
+    )
+    return "\n".join(lines)
+
+
+def has_data(ds: xr.Dataset) -> xr.DataArray:
+    """Return where embeddings have data, ([time,] y, x) bool."""
+    if ds[EMBEDDINGS].dtype == np.int8:
+        return ds[SCALES].notnull() & (abs(ds[SCALES]) != np.inf)
+    return ds[EMBEDDINGS].isel(band=0).notnull().drop_vars("band", errors="ignore")
+
+
+def describe_grid(ds: xr.Dataset) -> str:
+    """Return one line on the grid of a dataset: CRS, size, resolution and place."""
+    try:
+        box = geobox_of(ds)
+    except GridError as error:
+        return f"none ({error})"
+    west, south, east, north = bounds_lonlat(box)
+    return (
+        f"{crs_name(box.crs)}, {box.shape[1]} x {box.shape[0]} px of {abs(box.resolution.x):g} m, "
+        f"{south:.4f} to {north:.4f} N, {west:.4f} to {east:.4f} E"
+    )
+
+
+__all__ = [
+    "COUNTS",
+    "EMBEDDINGS",
+    "GRID_MAPPING",
+    "SCALES",
+    "build_embeddings",
+    "check_embeddings",
+    "check_same_model",
+    "describe_embeddings",
+    "describe_grid",
+    "has_data",
+    "is_embeddings",
+]
