@@ -162,8 +162,9 @@ def points_to_pixels(box: GeoBox, x: npt.ArrayLike, y: npt.ArrayLike, crs: Any =
     with np.errstate(invalid="ignore"):  # places that the CRS can't show come out infinite
         to_pixel = ~box.transform
     x_map, y_map = (np.asarray(m) for m in mapped)
-    column = to_pixel.a * x_map + to_pixel.b * y_map + to_pixel.c
-    row = to_pixel.d * x_map + to_pixel.e * y_map + to_pixel.f
+    with np.errstate(invalid="ignore"):  # a point that has no place on this map is infinitely far away
+        column = to_pixel.a * x_map + to_pixel.b * y_map + to_pixel.c
+        row = to_pixel.d * x_map + to_pixel.e * y_map + to_pixel.f
     rows_columns = np.stack([row, column], axis=-1)
     inside = np.isfinite(rows_columns).all(axis=-1)
     pixels = np.full(rows_columns.shape, -1, dtype=np.intp)

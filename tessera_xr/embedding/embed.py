@@ -118,7 +118,8 @@ def embed(
     attrs = _attributes(encoder, cube, parts, periods)
     if not isinstance(periods, list):
         return build_embeddings(results[0], cube, attrs)
-    stacked = {name: xr.concat([r[name] for r in results], _time(periods)) for name in results[0]}
+    time = _time(periods)  # concat takes its values only, not the coordinate beside
+    stacked = {name: xr.concat([r[name] for r in results], time).assign_coords(time.coords) for name in results[0]}
     return build_embeddings(stacked, cube, attrs)
 
 
@@ -135,7 +136,7 @@ def _embed_period(
     """Embed one period: variables (y, x[, band]), lazy if the cube is; `encoder` is then what to load on a worker."""
     cube = cube[["s2", "s2_valid", "s1"]]
     if not isinstance(encoder, Encoder):
-        cube = cube.unify_chunks().chunk(dict.fromkeys(("s2_time", "s2_band", "s1_time", "s1_band"), -1))
+        cube = cube.chunk(dict.fromkeys(("s2_time", "s2_band", "s1_time", "s1_band"), -1)).unify_chunks()
     days = {
         "s2_doy": day_of_year(cube["s2_time"].values),
         "s1_doy": day_of_year(cube["s1_time"].values),
@@ -153,7 +154,7 @@ def _embed_period(
         kwargs={"days": days, "encoder": encoder, "settings": settings},
         dask="parallelized",
         output_dtypes=[np.dtype(settings["dtype"]), *([np.float32] if quantized else []), *[np.uint16] * 3],
-        dask_gufunc_kwargs={"output_sizes": {"band": settings["dims"]}},
+        dask_gufunc_kwargs={"output_sizes": {"band": settings["dims"]}, "allow_rechunk": False},
     )
     return dict(zip(names, outputs, strict=True))
 
@@ -191,7 +192,7 @@ def _load_on_worker(source: ModelSource, sha256: str, device: str, precision: Pr
     return encoder
 
 
-def _time(periods: list[Period]) -> xr.Variable | xr.DataArray:
+def _time(periods: list[Period]) -> xr.DataArray:
     """Return the time coordinate: years where all periods are, else their first days, with their last beside."""
     years = [p.year for p in periods]
     if None not in years:

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from tessera_xr.encoder.checkpoints import Encoder, PathLike, load_encoder
 from tessera_xr.encoder.device import Precision
-from tessera_xr.encoder.forward import run_backbone, token_budget
+from tessera_xr.encoder.forward import in_threads, is_fast, run_backbone, token_budget
 from tessera_xr.encoder.network import MAX_DOY, S1_BANDS, S2_BANDS
 from tessera_xr.encoder.registry import ModelRecord, Row
 from tessera_xr.encoder.tokens import Series, gather
@@ -162,17 +162,36 @@ def _encode_slab(
     encoder: Encoder, s2: Series, s1: Series, budget: int, seed: int, advance: Callable[[float], object]
 ) -> Tensor:
     """Encode one slab of pixels, (P,) series of each sensor to (P, n_out)."""
+    if not is_fast(encoder.network.s2_backbone, encoder.precision):
+        return _encode_part(encoder, s2, s1, budget, seed, advance)
+    lengths = [series.valid.sum(axis=1) for series in (s1, s2)]
+    order = np.lexsort(lengths)  # equal lengths side by side
+    ends = np.cumsum(np.maximum(sum(lengths)[order], 1))
+    cuts = np.unique(np.searchsorted(ends, np.arange(budget, ends[-1], budget)))
+    parts = [part for part in np.split(order, cuts) if len(part)]
+    out = torch.empty(len(s2), encoder.record.arch.n_out)
+
+    def work(part: npt.NDArray[np.intp]) -> int:
+        out[torch.from_numpy(part)] = _encode_part(encoder, s2.take(part), s1.take(part), budget, seed, lambda _: None)
+        return len(part)
+
+    for n in in_threads(work, parts):
+        advance(n)
+    return out
+
+
+def _encode_part(
+    encoder: Encoder, s2: Series, s1: Series, budget: int, seed: int, advance: Callable[[float], object]
+) -> Tensor:
     network, policy = encoder.network, encoder.record.policy
-    sorted_tokens = [gather(series, policy, seed) for series in (s2, s1)]
-    share = len(s2) / max(sum(len(tokens.x) for tokens, _ in sorted_tokens), 1)  # pixels a token stands for
+    gathered = [gather(series, policy, seed) for series in (s2, s1)]
+    share = len(s2) / max(sum(len(tokens.x) for tokens, _ in gathered), 1)  # pixels that a token stands for
     pooled = []
-    for backbone, (tokens, pixels) in zip((network.s2_backbone, network.s1_backbone), sorted_tokens, strict=True):
+    for backbone, (tokens, pixels) in zip((network.s2_backbone, network.s1_backbone), gathered, strict=True):
         rows = run_backbone(backbone, tokens, budget, lambda n: advance(n * share), encoder.precision)
         pooled.append(torch.empty_like(rows).index_copy_(0, torch.from_numpy(pixels).to(rows.device), rows))
-    with (
-        torch.inference_mode(),
-        torch.autocast(encoder.device.type, encoder.precision, enabled=encoder.precision != torch.float32),
-    ):
+    mixed = torch.autocast(encoder.device.type, encoder.precision, enabled=encoder.precision != torch.float32)
+    with torch.inference_mode(), mixed:
         return network.fuse(*pooled)
 
 

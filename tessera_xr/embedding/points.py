@@ -78,7 +78,7 @@ def _read_points(points: PointsLike, crs: str | None) -> tuple[npt.NDArray[np.fl
     """Return coordinates (n, 2), their CRS, and the index of a geopandas object."""
     geometry = getattr(points, "geometry", None)
     if geometry is not None and hasattr(geometry, "geom_type"):
-        kinds = set(geometry.geom_type.unique())
+        kinds = set(geometry.geom_type.fillna("missing"))
         if kinds - {"Point"}:
             raise SchemaError(f"these geometries are {sorted(kinds)}; give points, for example .representative_point()")
         if geometry.crs is None and crs is None:

@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
+from tessera_xr._optional import have
 from tessera_xr.encoder.device import Precision, resolve_device, resolve_precision
 from tessera_xr.encoder.network import MAX_DOY, Architecture, Backbone, Pooling, TesseraEncoder, doy_encoding
 from tessera_xr.encoder.registry import RECORDS, ModelRecord
@@ -218,18 +220,17 @@ def _on_disk(record: ModelRecord) -> Path | None:
 
 
 def _download(record: ModelRecord) -> Path:
-    import httpx
     from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import OfflineModeIsEnabled
 
     offline = os.environ.get(OFFLINE, "").lower() not in ("", "0", "false")
     endpoint = os.environ.get("HF_ENDPOINT")
     try:
         if offline:
-            raise OfflineModeIsEnabled(f"{OFFLINE} is set")  # noqa: TRY301 (one message for all causes)
+            raise OfflineModeIsEnabled(f"{OFFLINE} is set")
         filename = record.filename or _only_weights(HfApi(endpoint=endpoint).list_repo_files(str(record.repo)))
         return Path(hf_hub_download(str(record.repo), filename, endpoint=endpoint))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
+    except _download_errors() as error:
         raise ModelUnavailableError(
             f"the weights of {record.name!r} are not on this machine and could not be downloaded "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}). "
@@ -237,6 +238,14 @@ def _download(record: ModelRecord) -> Path:
             + f"; then copy the file here and pass embed({record.name!r}, weights='path/to/file.pt'), "
             f"or name its folder in the environment variable {WEIGHTS_FOLDER}"
         ) from error
+
+
+def _download_errors() -> tuple[type[Exception], ...]:
+    """Return what a download may fail with; the client under huggingface_hub is httpx up to its 1.x, httpx2 since."""
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    of_client = [import_module(name).HTTPError for name in ("httpx", "httpx2") if have(name)]
+    return (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, *of_client)
 
 
 def _only_weights(files: list[str]) -> str:

@@ -6,10 +6,11 @@ import logging
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache, lru_cache
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,10 +21,13 @@ from tessera_xr.encoder.network import Architecture, Backbone
 from tessera_xr.encoder.tokens import Tokens
 from tessera_xr.errors import DeviceError, TesseraWarning
 
+Batch = TypeVar("Batch")
+Result = TypeVar("Result")
+
 logger = logging.getLogger(__name__)
 
-CPU_BYTES = 6 << 20
-"""What one batch's hidden layer may take on a CPU: about its cache."""
+CPU_BYTES = 16 << 20
+"""What the widest array of one batch may take on a CPU: more leaves the cache, less leaves the cores to Python."""
 GPU_SHARE = 0.25
 """Share of the free memory of a GPU that one batch may take."""
 
@@ -31,9 +35,9 @@ GPU_SHARE = 0.25
 def token_budget(arch: Architecture, device: torch.device) -> int:
     """Return how many tokens to run at once, so that memory is bounded and the device is busy."""
     if device.type == "cpu":
-        tokens = CPU_BYTES // (4 * arch.feedforward)
         # a recurrent unit multiplies one step of all pixels of the batch at once: it needs many of them
-        return int(np.clip(tokens, 4096 if arch.pooling != "attention" else 512, 8192))
+        least = 4096 if arch.pooling == "attention" else 8192
+        return int(np.clip(CPU_BYTES // (4 * arch.feedforward), least, 8192))
     bytes_per_token = 4 * (arch.feedforward + 12 * arch.width)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 4 << 30
     return int(np.clip(GPU_SHARE * free / bytes_per_token, 4096, 1 << 20))
@@ -43,20 +47,14 @@ def run_backbone(
     backbone: Backbone, tokens: Tokens, budget: int, done: Callable[[int], object], precision: torch.dtype
 ) -> Tensor:
     """Run a backbone on the device where it is, by the fastest way that gives its result; see the two below."""
-    if precision == torch.float32 and backbone.doy_table.device.type == "cpu" and can_run(backbone):
+    if is_fast(backbone, precision):
         return run_fast(_prepare(backbone), tokens, budget, done)
     return run_padded(backbone, tokens, budget, done, precision)
 
 
-_THREAD = threading.local()
-
-
-def _room() -> Room:
-    """Return this thread's own memory for batches."""
-    if not hasattr(_THREAD, "room"):
-        _THREAD.room = Room()
-    room: Room = _THREAD.room
-    return room
+def is_fast(backbone: Backbone, precision: torch.dtype) -> bool:
+    """Say whether `run_backbone` takes the CPU's fast path, which is best called from several threads."""
+    return precision == torch.float32 and backbone.doy_table.device.type == "cpu" and can_run(backbone)
 
 
 @lru_cache(maxsize=8)
@@ -64,8 +62,11 @@ def _prepare(backbone: Backbone) -> FastBackbone:
     return FastBackbone(backbone)
 
 
+_THREAD = threading.local()
+
+
 def run_fast(backbone: FastBackbone, tokens: Tokens, budget: int, done: Callable[[int], object]) -> Tensor:
-    """Run the CPU's fast path, a batch a thread: every thread works in its own cache on its own matrix products.
+    """Run the CPU's fast path in the calling thread.
 
     Parameters
     ----------
@@ -81,16 +82,14 @@ def run_fast(backbone: FastBackbone, tokens: Tokens, budget: int, done: Callable
     -------
     Tensor, shape (P, d)
     """
+    if not hasattr(_THREAD, "room"):
+        _THREAD.room = Room()
     out = np.empty((len(tokens), backbone.width), dtype=np.float32)
-
-    def work(pixels: slice) -> int:
-        batch = tokens.take(pixels)
-        with torch.inference_mode():
-            out[pixels] = backbone(batch, _room())
-        return len(batch.x)
-
-    for n_tokens in _in_threads(work, tokens.batches(budget)):
-        done(n_tokens)
+    with torch.inference_mode():
+        for pixels in tokens.batches(budget):
+            batch = tokens.take(pixels)
+            out[pixels] = backbone(batch, _THREAD.room)
+            done(len(batch.x))
     return torch.from_numpy(out)
 
 
@@ -157,10 +156,13 @@ def _shrink(device: torch.device, size: int) -> None:
         torch.cuda.empty_cache()
 
 
-def _in_threads(work: Callable[[slice], int], batches: Iterator[slice]) -> Iterator[int]:
-    """Yield the results of `work` in order, few batches ahead; an interrupt drops what has not begun."""
+def in_threads(work: Callable[[Batch], Result], batches: Iterable[Batch]) -> Iterator[Result]:
+    """Yield the results of `work` in order, each computed on one core: every core then works in its own cache.
+
+    Only a few batches are ahead at any time; an interrupt drops those that have not begun.
+    """
     workers, n_workers = _workers()
-    pending: list[Future[int]] = []
+    pending: list[Future[Result]] = []
     try:
         for batch in batches:
             pending.append(workers.submit(work, batch))
@@ -178,10 +180,15 @@ def _workers() -> tuple[ThreadPoolExecutor, int]:
     """Return this process's worker threads, one a core that torch may use, each computing on one core."""
     with _thread_setting():
         n = torch.get_num_threads()
-        pool = ThreadPoolExecutor(n, "tessera-xr", initializer=torch.set_num_threads, initargs=(1,))
+        pool = ThreadPoolExecutor(n, "tessera-xr", initializer=_use_one_core)
         barrier = threading.Barrier(n)
         list(pool.map(lambda _: barrier.wait(), range(n)))  # all threads start now, inside the setting
     return pool, n
+
+
+def _use_one_core() -> None:
+    torch.set_num_threads(1)
+    torch.get_num_threads()  # settles it for this thread: else its first operation would take the process's setting
 
 
 @contextmanager

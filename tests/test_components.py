@@ -1,0 +1,140 @@
+"""Principal components: against scikit-free arithmetic, and the same whatever the form of the embeddings."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import tessera_xr as txr
+from tessera_xr.analysis import components as module
+from tessera_xr.embedding.schema import COUNTS, build_embeddings
+from tessera_xr.errors import SchemaError, VersionMismatchError
+from tessera_xr.grid import geobox_of
+
+
+@pytest.fixture
+def emb(make_cube) -> xr.Dataset:
+    """Embeddings of two years that vary along five axes, the first the most; pixel (0, 0) has no data."""
+    rng = np.random.default_rng(0)
+    spread = np.array([9, 5, 3, 1, 0.5]) * np.linalg.qr(rng.normal(size=(32, 5)))[0]
+    values = (rng.normal(size=(2, 12, 10, 5)) @ spread.T + rng.normal(size=32)).astype(np.float32)
+    values[:, 0, 0] = np.nan
+    dims = ("time", "y", "x")
+    variables = {name: xr.DataArray(np.ones((2, 12, 10), np.uint16), dims=dims) for name in COUNTS}
+    variables["embeddings"] = xr.DataArray(values, dims=(*dims, "band"))
+    variables = {name: array.assign_coords(time=[2019, 2020]) for name, array in variables.items()}
+    attrs = {"model": "m", "weights_sha256": "a"}
+    return build_embeddings(variables, make_cube(12).isel(x=slice(10)), attrs)
+
+
+def rows(emb: xr.Dataset) -> np.ndarray:
+    """Return the embeddings with data, (n, band) float64."""
+    values = emb.embeddings.transpose(..., "band").values.reshape(-1, emb.sizes["band"]).astype(float)
+    return values[np.isfinite(values).all(axis=1)]
+
+
+def test_they_are_the_axes_of_greatest_variance(emb):
+    fitted = txr.fit_components(emb, 4)
+    values = rows(emb)
+    _, s, vt = np.linalg.svd(values - values.mean(axis=0))
+    for i in range(4):
+        assert abs(fitted.vectors[i].values @ vt[i]) == pytest.approx(1, abs=1e-4)
+    np.testing.assert_allclose(fitted.explained, (s**2 / (s**2).sum())[:4], rtol=1e-4)
+    np.testing.assert_allclose(fitted.mean, values.mean(axis=0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(fitted.vectors.values @ fitted.vectors.values.T, np.eye(4), atol=1e-5)
+
+
+def test_signs_are_fixed(emb):
+    vectors = txr.fit_components(emb).vectors.values
+    assert (vectors[np.arange(3), np.abs(vectors).argmax(axis=1)] > 0).all()
+    mirrored = emb.assign(embeddings=-emb.embeddings)
+    np.testing.assert_allclose(txr.fit_components(mirrored).vectors, vectors, atol=1e-4)
+
+
+def test_scores_are_projections(emb):
+    scores = emb.tessera.components(3)
+    fitted = txr.fit_components(emb, 3)
+    assert scores.dims == ("time", "component", "y", "x")
+    assert scores.dtype == np.float32
+    assert scores.component.values.tolist() == [1, 2, 3]
+    expected = (emb.embeddings.transpose(..., "band").values - fitted.mean.values) @ fitted.vectors.values.T
+    np.testing.assert_allclose(scores.transpose(..., "component"), expected, rtol=1e-3, atol=1e-4)
+    assert np.isnan(scores[..., 0, 0]).all()
+    assert int(np.isnan(scores).sum()) == 2 * 3
+    variance = scores.var(["time", "y", "x"]).values
+    assert (np.diff(variance) < 0).all()
+    assert geobox_of(scores) == geobox_of(emb)
+    assert scores.attrs["grid_mapping"] == "spatial_ref"
+
+
+def test_int8_and_dask_give_the_same(emb):
+    fitted = txr.fit_components(emb)
+    expected = fitted.transform(emb)
+    lazy = fitted.transform(emb.chunk(y=5, x=3, time=1))
+    assert lazy.chunks is not None
+    xr.testing.assert_allclose(lazy.compute(), expected, rtol=1e-5, atol=1e-5)
+    codes = emb.tessera.quantize()
+    step = float(codes.scales.max())
+    for quantized in (codes, codes.chunk(y=5)):
+        np.testing.assert_allclose(fitted.transform(quantized).compute(), expected, atol=step * 3)
+        refitted = txr.fit_components(quantized)
+        np.testing.assert_allclose(refitted.vectors, fitted.vectors, atol=0.02)
+    np.testing.assert_allclose(txr.fit_components(emb.chunk(y=5)).vectors, fitted.vectors, atol=1e-5)
+
+
+def test_one_fit_serves_many_maps(emb):
+    fitted = txr.fit_components(emb)
+    single = emb.sel(time=2020)
+    xr.testing.assert_allclose(fitted.transform(single), fitted.transform(emb).sel(time=2020), rtol=1e-5, atol=1e-5)
+    part = emb.isel(y=slice(3, 7))
+    xr.testing.assert_allclose(fitted.rgb(part), fitted.rgb(emb).isel(y=slice(3, 7)), rtol=1e-5, atol=1e-5)
+
+
+def test_a_picture_is_between_0_and_1(emb):
+    picture = emb.tessera.rgb()
+    assert picture.dims == ("time", "y", "x", "rgb")
+    assert picture.dtype == np.float32
+    assert picture.rgb.values.tolist() == ["red", "green", "blue"]
+    assert (float(picture.min()), float(picture.max())) == (0, 1)
+    assert np.isnan(picture[:, 0, 0]).all()
+    fitted = txr.fit_components(emb)
+    scores = fitted.transform(emb)
+    low, high = np.nanpercentile(scores.sel(component=2), [2, 98])
+    np.testing.assert_allclose(fitted.limits.sel(component=2), [low, high], rtol=1e-3, atol=1e-4)
+    expected = ((scores.sel(component=2) - low) / (high - low)).clip(0, 1)
+    np.testing.assert_allclose(picture.sel(rgb="green"), expected, atol=1e-3)
+    xr.testing.assert_allclose(picture, fitted.rgb(emb))
+
+
+def test_the_draw_is_seeded(emb, monkeypatch):
+    monkeypatch.setattr(module, "FIT_PIXELS", 60)
+    first, again, other = (txr.fit_components(emb, seed=s).vectors.values for s in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 1e-4
+    assert np.abs((first * other).sum(axis=1)).min() > 0.9, "other pixels, much the same axes"
+
+
+def test_pixels_without_data_are_not_drawn(emb, monkeypatch):
+    expected = txr.fit_components(emb)
+    padded = emb.reindex(y=np.concatenate([emb.y, emb.y - 120]))
+    found = txr.fit_components(padded)
+    np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-5, atol=1e-6)
+    assert not np.isnan(found.vectors).any()
+
+
+def test_faults(emb):
+    for n in (0, 33):
+        with pytest.raises(SchemaError, match=f"from 1 to 32, not {n}"):
+            txr.fit_components(emb, n)
+    with pytest.raises(SchemaError, match="2 pixels have data: too few for 3 components"):
+        txr.fit_components(emb.isel(time=[0], y=[5], x=[5, 6]))
+    with pytest.raises(SchemaError, match="a picture needs three components, these are 2; fit with n_components=3"):
+        txr.fit_components(emb, 2).rgb(emb)
+    with pytest.raises(SchemaError, match="needs embeddings"):
+        txr.fit_components(emb.drop_vars("embeddings"))
+    fitted = txr.fit_components(emb)
+    with pytest.raises(VersionMismatchError, match="their model differ"):
+        fitted.transform(emb.assign_attrs(model="other"))
+    with pytest.raises(VersionMismatchError, match="different lengths"):
+        fitted.transform(emb.isel(band=slice(16)))

@@ -1,0 +1,50 @@
+"""`import tessera_xr` is light."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import tessera_xr as txr
+
+HEAVY = ("torch", "numba", "sklearn", "rasterio", "ipyleaflet", "hvplot", "holoviews", "matplotlib", "huggingface_hub")
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def seconds(module: str) -> float:
+    started = time.perf_counter()
+    run(f"import {module}")
+    return time.perf_counter() - started
+
+
+def test_no_heavy_package_is_imported():
+    loaded = run("import sys, tessera_xr; print(' '.join(sys.modules))").split()
+    assert "tessera_xr" in loaded
+    assert [name for name in HEAVY if name in loaded] == []
+
+
+def test_it_takes_little_longer_than_xarray():
+    ours, theirs = (min(seconds(module) for _ in range(3)) for module in ("tessera_xr", "xarray"))
+    assert ours < theirs + 1
+
+
+def test_it_registers_the_accessors_and_they_say_what_they_see_without_torch():
+    code = "import sys, tessera_xr, xarray as xr; print(xr.Dataset().tessera, xr.DataArray(1, name='n').tessera)"
+    assert "<tessera_xr: n" in run(code + "; assert 'torch' not in sys.modules")
+
+
+def test_every_public_name_is_there():
+    assert set(dir(txr)) == set(txr.__all__)
+    for name in txr.__all__:
+        assert getattr(txr, name) is not None
+    assert not hasattr(txr, "no_such_name")
+    assert run("from tessera_xr import *; print(embed.__name__)").strip() == "embed"
+
+
+def test_every_name_says_where_it_lives():
+    lazy = set(txr.__all__) - {"__version__", "accessor", "errors"}
+    assert set(txr._WHERE) == lazy
