@@ -37,7 +37,7 @@ def main(folder, extras):
     python = create(venv)
     stamp.unlink(missing_ok=True)  # an interrupted installation must not look whole
     target = "{}{}".format(ROOT, "[{}]".format(",".join(wanted["extras"])) if wanted["extras"] else "")
-    print("Installing tessera_xr into {} (a minute or two, once) ...".format(venv), flush=True)
+    print(f"Installing tessera_xr into {venv} (a minute or two, once) ...", flush=True)
     command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", ROOT / "constraints.txt"]
     run([*command, *torch_index(), "-e", target])
     stamp.write_text(json.dumps(wanted))
@@ -57,8 +57,8 @@ def create(venv):
         if done.returncode:
             shutil.rmtree(venv, ignore_errors=True)
             sys.exit(
-                "Python could not make a virtual environment:\n{}\nOn Debian and Ubuntu, install it first: "
-                "sudo apt-get install python3-venv".format(done.stdout + done.stderr)
+                f"Python could not make a virtual environment:\n{done.stdout + done.stderr}\n"
+                "On Debian and Ubuntu, install it first: sudo apt-get install python3-venv"
             )
     return python
 
