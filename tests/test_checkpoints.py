@@ -16,9 +16,10 @@ import pytest
 import torch
 
 import tessera_xr as txr
-from tessera_xr.encoder import checkpoints
-from tessera_xr.encoder.checkpoints import load_encoder, recognise, refuse_other_imagery
+from tessera_xr.encoder import checkpoints, hub
+from tessera_xr.encoder.checkpoints import load_encoder, refuse_other_imagery
 from tessera_xr.encoder.device import resolve_device, resolve_precision
+from tessera_xr.encoder.payload import recognise
 from tessera_xr.encoder.registry import RECORDS
 from tessera_xr.errors import (
     CheckpointError,
@@ -183,7 +184,7 @@ def test_names_that_do_not_exist(weights):
 
 @pytest.mark.parametrize("name", ["v1.0", "v1.1-mpc", "v1.1-aws"])
 def test_models_that_are_shared_as_files(name, monkeypatch):
-    monkeypatch.delenv(checkpoints.WEIGHTS_FOLDER, raising=False)
+    monkeypatch.delenv(hub.WEIGHTS_FOLDER, raising=False)
     with pytest.raises(ModelUnavailableError, match=rf"pass its path, embed\('{name}', weights=.*TESSERA_XR_WEIGHTS"):
         load_encoder(name)
 

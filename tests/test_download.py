@@ -15,8 +15,8 @@ import huggingface_hub.constants
 import pytest
 
 import tessera_xr as txr
-from tessera_xr.encoder import checkpoints
 from tessera_xr.encoder.checkpoints import load_encoder
+from tessera_xr.encoder.hub import OFFLINE, WEIGHTS_FOLDER
 from tessera_xr.encoder.registry import RECORDS
 from tessera_xr.errors import CheckpointError, ModelUnavailableError
 
@@ -76,7 +76,7 @@ def nothing_cached(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    for name in (checkpoints.OFFLINE, checkpoints.WEIGHTS_FOLDER):
+    for name in (OFFLINE, WEIGHTS_FOLDER):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -107,7 +107,7 @@ def test_a_model_is_downloaded_once_and_then_works_offline(hub, make_encoder, mo
     assert (encoder.record.name, encoder.sha256) == ("v2-nano", RECORDS["v2-nano"].sha256)
     assert f"GET /{NANO.repo}/resolve/main/{NANO.filename}" in hub.requests
     asked = len(hub.requests)
-    monkeypatch.setenv(checkpoints.OFFLINE, "1")
+    monkeypatch.setenv(OFFLINE, "1")
     assert load_encoder("v2-nano", device="cpu") is encoder
     assert len(hub.requests) == asked
     assert txr.models().loc["v2-nano", "available"]
@@ -138,7 +138,7 @@ def test_a_download_of_another_size_is_refused(hub):
 def test_a_folder_of_weights_comes_before_the_hub(hub, weights, tmp_path, monkeypatch):
     own = tmp_path / "own"
     own.mkdir()
-    monkeypatch.setenv(checkpoints.WEIGHTS_FOLDER, str(own))
+    monkeypatch.setenv(WEIGHTS_FOLDER, str(own))
     (own / "student_nano.pt").write_bytes(weights.read_bytes())
     assert load_encoder("v2-nano", device="cpu").record.name == "v2-nano"
     assert hub.requests == []
@@ -148,7 +148,7 @@ def test_a_folder_of_weights_comes_before_the_hub(hub, weights, tmp_path, monkey
 
 
 def test_weights_by_path_need_no_hub(hub, weights, monkeypatch):
-    monkeypatch.setenv(checkpoints.OFFLINE, "1")
+    monkeypatch.setenv(OFFLINE, "1")
     assert load_encoder("v2-nano", weights, device="cpu").record.name == "v2-nano"
     assert hub.requests == []
 
@@ -159,7 +159,7 @@ FIX = r"could not be downloaded .*run: hf download geotessera/TESSERA-V-2.0-2B-\
 @pytest.mark.parametrize("name", ["v2-nano", "v2-teacher"])
 @pytest.mark.parametrize("said", ["1", "true"])
 def test_offline(name, said, hub, monkeypatch):
-    monkeypatch.setenv(checkpoints.OFFLINE, said)
+    monkeypatch.setenv(OFFLINE, said)
     with pytest.raises(ModelUnavailableError, match=f"TESSERA_XR_OFFLINE is set.*{FIX[23:]}"):
         load_encoder(name)
     assert hub.requests == []
@@ -174,7 +174,7 @@ def test_offline_as_the_hub_means_it(hub, monkeypatch):
 
 @pytest.mark.parametrize("said", ["0", "false", ""])
 def test_not_offline(said, hub, monkeypatch):
-    monkeypatch.setenv(checkpoints.OFFLINE, said)
+    monkeypatch.setenv(OFFLINE, said)
     assert load_encoder("v2-nano", device="cpu").record.name == "v2-nano"
 
 

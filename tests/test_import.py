@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 import time
 
+import pytest
+
 import tessera_xr as txr
+from tessera_xr.accessor import TesseraDataArray, TesseraDataset
+from tessera_xr.analysis import components
 
 HEAVY = ("torch", "numba", "sklearn", "rasterio", "ipyleaflet", "hvplot", "holoviews", "matplotlib", "huggingface_hub")
 
@@ -48,3 +53,29 @@ def test_every_public_name_is_there():
 def test_every_name_says_where_it_lives():
     lazy = set(txr.__all__) - {"__version__", "accessor", "errors"}
     assert set(txr._WHERE) == lazy
+
+
+DELEGATES = {
+    "embed": txr.embed,
+    "quantize": txr.quantize,
+    "dequantize": txr.dequantize,
+    "sample": txr.sample,
+    "components": components.components,
+    "rgb": components.rgb,
+    "to_geotiff": txr.to_geotiff,
+}
+
+
+def arguments(function: object) -> list[tuple[str, object, object]]:
+    """Return name, kind and default of every argument but the first."""
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    return [(p.name, p.kind, p.default) for p in parameters]
+
+
+@pytest.mark.parametrize("name", DELEGATES)
+def test_the_accessor_takes_what_the_function_takes(name):
+    assert arguments(getattr(TesseraDataset, name)) == arguments(DELEGATES[name])
+
+
+def test_the_accessor_takes_what_the_function_takes_for_one_map():
+    assert arguments(TesseraDataArray.to_geotiff) == arguments(txr.to_geotiff)
