@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from tessera_xr.encoder.checkpoints import Encoder, PathLike, load_encoder
 from tessera_xr.encoder.device import Precision
-from tessera_xr.encoder.forward import in_threads, is_fast, run_backbone, token_budget
+from tessera_xr.encoder.forward import count_workers, in_threads, is_fast, run_backbone, token_budget
 from tessera_xr.encoder.network import MAX_DOY, S1_BANDS, S2_BANDS
 from tessera_xr.encoder.registry import ModelRecord, Row
 from tessera_xr.encoder.tokens import Series, gather
@@ -166,9 +166,7 @@ def _encode_slab(
         return _encode_part(encoder, s2, s1, budget, seed, advance)
     lengths = [series.valid.sum(axis=1) for series in (s1, s2)]
     order = np.lexsort(lengths)  # equal lengths side by side
-    ends = np.cumsum(np.maximum(sum(lengths)[order], 1))
-    cuts = np.unique(np.searchsorted(ends, np.arange(budget, ends[-1], budget)))
-    parts = [part for part in np.split(order, cuts) if len(part)]
+    parts = np.split(order, _cuts(np.maximum(sum(lengths)[order], 1), budget))
     out = torch.empty(len(s2), encoder.record.arch.n_out)
 
     def work(part: npt.NDArray[np.intp]) -> int:
@@ -178,6 +176,14 @@ def _encode_slab(
     for n in in_threads(work, parts):
         advance(n)
     return out
+
+
+def _cuts(lengths: npt.NDArray[np.intp], budget: int) -> npt.NDArray[np.intp]:
+    """Return where to cut pixels of these lengths into equal parts of about `budget`, as many for every core."""
+    ends, n_cores = np.cumsum(lengths), count_workers()
+    n_parts = -(-int(ends[-1]) // (budget * n_cores)) * n_cores
+    cuts = np.unique(np.searchsorted(ends, np.arange(1, n_parts) * (ends[-1] / n_parts)))
+    return cuts[(cuts > 0) & (cuts < len(lengths))]
 
 
 def _encode_part(

@@ -175,6 +175,11 @@ def in_threads(work: Callable[[Batch], Result], batches: Iterable[Batch]) -> Ite
             future.cancel()
 
 
+def count_workers() -> int:
+    """Return how many batches `in_threads` computes side by side."""
+    return _workers()[1]
+
+
 @cache
 def _workers() -> tuple[ThreadPoolExecutor, int]:
     """Return this process's worker threads, one a core that torch may use, each computing on one core."""
