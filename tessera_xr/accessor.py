@@ -107,7 +107,8 @@ class TesseraDataArray:
 
     def __repr__(self) -> str:
         name = self._obj.name or "array"
-        return f"<tessera_xr: {name} {dict(self._obj.sizes)}>\n  next     .tessera.to_geotiff('map.tif')"
+        next_step = "Next: .tessera.to_geotiff('map.tif')" if self._obj.ndim < 4 else "Choose one time to go on."
+        return f"{name} {dict(self._obj.sizes)}\n{next_step}"
 
     def to_geotiff(self, path: str | os.PathLike[str]) -> Path:
         """Write a cloud-optimised GeoTIFF: see `tessera_xr.to_geotiff`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 import warnings
@@ -39,11 +40,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TesseraError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("Interrupted; nothing half-written is left.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
 def demo(s2: str | None, s1: str | None, period: str | None, model: str, out: Path) -> None:
     """Embed a cube (a simulated one without files) and write a first map of it, PNG and GeoTIFF, into `out`."""
+    from tessera_xr.grid import crs_name
     from tessera_xr.sentinel.cube import fullest_year, select_period
     from tessera_xr.views.render import save_figure, true_colour
 
@@ -58,7 +65,8 @@ def demo(s2: str | None, s1: str | None, period: str | None, model: str, out: Pa
     emb = txr.embed(cube, model, period=period).compute()
     embedded = time.perf_counter()
     picture = emb.tessera.rgb()
-    heading = f"{emb.attrs['model']}, {emb.attrs['period']}"
+    trained = "" if not str(emb.attrs["weights_sha256"]).startswith("untrained") else " (untrained)"
+    heading = f"{emb.attrs['model']}{trained}, {emb.attrs['period']}, {crs_name(emb.odc.crs)}"
     pictures = {"Sentinel-2, median of the clear dates": true_colour(cube)} if cube.sizes["s2_time"] else {}
     save_figure({**pictures, "Embeddings, first three components": picture}, out / "map.png", heading)
     picture.tessera.to_geotiff(out / "map.tif")
@@ -75,6 +83,8 @@ def _read_cube(s2: str | None, s1: str | None) -> xr.Dataset:
     if s2 is None and s1 is None:
         return txr.tutorial.cube()
     if s2 is not None and Path(s2, "bands.npy").is_file():
+        if s1 is not None:
+            raise CubeError(f"{s2} is a d-pixel tile folder, which holds Sentinel-1 too; leave S1 away")
         return txr.open_tile(s2)
     return txr.as_cube(_open(s2), _open(s1))
 

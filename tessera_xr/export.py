@@ -46,7 +46,10 @@ def to_geotiff(obj: xr.Dataset | xr.DataArray, path: str | os.PathLike[str]) -> 
     array = _array(obj)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise SchemaError(f"{path} is a folder; give the name of a file, for example {path / 'map.tif'}")
     attrs = {**array.attrs, **obj.attrs}
+    attrs |= {str(c): str(obj[c].values)[:10] for c in ("time", "time_end") if c in obj.coords and not obj[c].ndim}
     tags = {k: str(v) for k, v in attrs.items() if isinstance(v, (str, int, float)) and k != "grid_mapping"}
     with TemporaryDirectory(dir=path.parent, prefix=".tessera-") as folder:
         temporary = Path(folder) / "out.tif"
@@ -94,13 +97,8 @@ def _write(array: xr.DataArray, path: Path, tags: Mapping[str, Any]) -> None:
         labels = array[array.dims[0]].values if array.dims[0] in array.coords else range(len(values))
         for i, label in enumerate(labels, start=1):
             file.set_band_description(i, f"{array.dims[0]} {label}")
-    predictor = "3" if values.dtype.kind == "f" else "2"
-    copy(
-        plain,
-        path,
-        driver="COG",
-        compress="deflate",
-        predictor=predictor,
-        overview_resampling="average",
-        bigtiff="IF_SAFER",
-    )
+    is_float = values.dtype.kind == "f"
+    # the mean of two classes is a third: whole numbers other than colours keep the commonest
+    resampling = "average" if is_float or array.dims[0] == "rgb" else "mode"
+    options = {"compress": "deflate", "predictor": "3" if is_float else "2", "bigtiff": "IF_SAFER"}
+    copy(plain, path, driver="COG", overview_resampling=resampling, **options)

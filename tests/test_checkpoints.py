@@ -172,13 +172,18 @@ def test_mini_says_that_it_is_untrained_and_is_always_the_same():
 def test_names_that_do_not_exist(weights):
     with pytest.raises(CheckpointError, match=r"no model 'v3'; the models are mini, v2-nano.*, or give the path"):
         load_encoder("v3")
+    with pytest.raises(CheckpointError, match=r"no model 'V2-Nano' \(did you mean 'v2-nano'\?\)"):
+        load_encoder("V2-Nano")
     with pytest.raises(
         ModelUnavailableError, match=r"there is no file /.*/no\.pt; the models are mini.*or give the path"
     ):
         load_encoder("/no/such/folder/no.pt")
     with pytest.raises(ModelUnavailableError, match="there is no file"):
         load_encoder("v2-nano", "lost.pt")
-    with pytest.raises(CheckpointError, match=r"weights= goes with the name of a model, not '/.*'; the models are"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"weights= goes with the name of the model that is in the file, not '/.*'; the models are",
+    ):
         load_encoder(str(weights), weights)
 
 

@@ -116,6 +116,13 @@ def test_a_model_is_downloaded_once_and_then_works_offline(hub, make_encoder, mo
 def test_a_repository_with_one_file_of_weights_needs_no_name(hub, monkeypatch):
     monkeypatch.setitem(RECORDS, "v2-nano", replace(RECORDS["v2-nano"], filename=None))
     assert load_encoder("v2-nano", device="cpu").record.name == "v2-nano"
+    asked = len(hub.requests)
+    assert load_encoder("v2-nano", device="cpu").record.name == "v2-nano"
+    assert len(hub.requests) == asked
+
+
+def test_a_repository_with_two_files_of_weights_is_not_guessed_at(hub, monkeypatch):
+    monkeypatch.setitem(RECORDS, "v2-nano", replace(RECORDS["v2-nano"], filename=None))
     hub.files["other.pt"] = b""
     with pytest.raises(ModelUnavailableError, match=r"expected one \.pt file"):
         load_encoder("v2-nano", device="cpu")

@@ -78,3 +78,28 @@ def test_faults_of_arrays(case, weights, make_pixels):
     change, message = FAULTS[case]
     with pytest.raises(SchemaError, match=message):
         txr.embed_pixels(**public(make_pixels()) | {"model": weights, "device": "cpu"} | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"s2": np.full((3, 4, 10), 0.3)}, "s2 must hold whole numbers.*reflectance x 10,000"),
+        ({"s1": np.full((3, 4, 2), -12.5)}, r"s1 must hold whole numbers.*\(dB \+ 50\) \* 200"),
+        ({"s1": np.full((3, 4, 2), -12)}, "s1 must hold whole numbers of at least 0"),
+        ({"s1_orbit": ["ascending"] * 3}, r"s1_orbit must have shape \(t,\)"),
+        ({"seed": "a"}, "seed must be a whole number"),
+        ({"token_budget": None}, "token_budget must be"),
+        ({"token_budget": 2.5}, "token_budget must be"),
+    ],
+)
+def test_units_and_options_are_checked(change, message, weights):
+    pixels = {
+        "s2": np.full((3, 4, 10), 900),
+        "s2_doy": [10, 20, 30, 40],
+        "s1": np.full((3, 4, 2), 7000),
+        "s1_doy": [11, 21, 31, 41],
+        "s1_orbit": "ascending",
+    }
+    assert txr.embed_pixels(**pixels, model=weights).shape == (3, 128)
+    with pytest.raises(SchemaError, match=message):
+        txr.embed_pixels(**{**pixels, **change}, model=weights)

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import rasterio
 import xarray as xr
+from odc.geo.geobox import GeoBox
 
 import tessera_xr as txr
 from tessera_xr import export
 from tessera_xr.errors import SchemaError
-from tessera_xr.grid import geobox_of
+from tessera_xr.grid import geobox_of, with_grid
 
 
 @pytest.fixture
@@ -125,3 +126,18 @@ def test_what_a_geotiff_cannot_hold(emb, make_cube, weights, tmp_path):
     with pytest.raises(SchemaError, match=r"must hold embeddings to be written; choose one of \['s2_obs_count'"):
         txr.to_geotiff(emb.drop_vars("embeddings"), tmp_path / "no.tif")
     assert not (tmp_path / "no.tif").exists()
+
+
+def test_overviews_of_classes_hold_only_classes(tmp_path):
+    box = GeoBox.from_bbox((0, 0, 12_000, 12_000), "EPSG:32631", resolution=10)
+    classes = np.tile(np.array([0, 9], dtype=np.uint8), (1200, 600))
+    classes = with_grid(xr.DataArray(classes, dims=("y", "x"), name="classes").to_dataset(), box)["classes"]
+    with rasterio.open(txr.to_geotiff(classes, tmp_path / "c.tif")) as file:
+        assert file.overviews(1)
+        overview = file.read(1, out_shape=(300, 300))
+    assert set(np.unique(overview)) <= {0, 9}
+
+
+def test_a_folder_is_no_file(tmp_path, emb):
+    with pytest.raises(SchemaError, match="is a folder; give the name of a file"):
+        txr.to_geotiff(emb, tmp_path)

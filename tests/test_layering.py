@@ -14,7 +14,7 @@ import tessera_xr
 ROOT = Path(tessera_xr.__file__).parent
 LAYERS = (
     ("errors", "_version"),
-    ("_optional",),
+    ("_optional", "_warn"),
     ("grid",),
     ("sentinel",),
     ("encoder",),

@@ -138,9 +138,9 @@ def test_inventory(make_emb):
     assert text == describe_embeddings(emb)
     for part in (
         "128 dimensions, float32",
-        "weights 0123456789ab)",
+        "weights 0123456789ab\n",
         "2019, 2020",
-        "EPSG:32631, 5 x 7 px of 10 m",
+        "7 x 5 px of 10 m, EPSG:32631",
         "97%",
     ):
         assert part in text
@@ -148,7 +148,7 @@ def test_inventory(make_emb):
     assert "lazy: not counted" in lazy
     assert "int8 with scales" in lazy
     assert repr(emb.s2_obs_count.tessera) == (
-        "<tessera_xr: s2_obs_count {'time': 2, 'y': 7, 'x': 5}>\n  next     .tessera.to_geotiff('map.tif')"
+        "s2_obs_count {'time': 2, 'y': 7, 'x': 5}\nNext: .tessera.to_geotiff('map.tif')"
     )
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from tessera_xr.embedding.quantize import dequantize
-from tessera_xr.embedding.schema import EMBEDDINGS, SCALES, check_embeddings, check_same_model, has_data
+from tessera_xr.embedding.schema import EMBEDDINGS, SCALES, check_embeddings, check_same_model, has_data, provenance
 from tessera_xr.errors import SchemaError
 
 FIT_PIXELS = 50_000
@@ -68,7 +68,8 @@ class Components:
         order = ["component" if d == "band" else d for d in emb[EMBEDDINGS].dims]
         scores = scores.transpose(*order).rename("components")
         mapping = emb[EMBEDDINGS].attrs.get("grid_mapping")
-        attrs = {"long_name": "principal components"} | ({"grid_mapping": mapping} if mapping else {})
+        attrs = {"long_name": "principal components", **provenance(emb)}
+        attrs |= {"grid_mapping": mapping} if mapping else {}
         named: xr.DataArray = scores.assign_attrs(attrs)
         return named
 

@@ -95,7 +95,7 @@ def embed(
     """
     periods = resolve_periods(period)
     source = resolve_model(model, weights)
-    check_options(dtype, token_budget)
+    check_options(dtype, token_budget, seed)
     resolve_precision(precision, resolve_device(device))
     cube = cube if is_cube(cube) else as_cube(cube)
     spans = periods if isinstance(periods, list) else [periods]
@@ -118,7 +118,7 @@ def embed(
     attrs = _attributes(encoder, cube, parts, periods)
     if not isinstance(periods, list):
         return build_embeddings(results[0], cube, attrs)
-    time = _time(periods)  # concat takes its values only, not the coordinate beside
+    time = _time(periods)  # concat takes its values only, not the coordinates beside
     stacked = {name: xr.concat([r[name] for r in results], time).assign_coords(time.coords) for name in results[0]}
     return build_embeddings(stacked, cube, attrs)
 
@@ -206,17 +206,17 @@ def _time(periods: list[Period]) -> xr.DataArray:
 def _attributes(
     encoder: Encoder, cube: xr.Dataset, parts: list[xr.Dataset], periods: list[Period] | Period | None
 ) -> dict[str, Any]:
-    record = encoder.record
-    if periods is None:
+    record, span = encoder.record, {"period": str(periods)}
+    if isinstance(periods, list):  # a coordinate then, which selecting a time keeps true
+        span = {}
+    elif periods is None:
         times = np.concatenate([parts[0]["s2_time"].values, parts[0]["s1_time"].values]).astype("datetime64[D]")
-        span = f"{times.min()}/{times.max()}"
-    else:
-        span = ", ".join(map(str, periods if isinstance(periods, list) else [periods]))
+        span = {"period": f"{times.min()}/{times.max()}"}
     return {
         "model": record.name,
         "model_family": record.family,
         "weights_sha256": encoder.sha256,
         "weights_licence": record.licence,
-        "period": span,
+        **span,
         "source": str(cube.attrs.get("source", "unknown")),
     }

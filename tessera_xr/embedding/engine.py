@@ -22,6 +22,7 @@ from tessera_xr.errors import SchemaError
 
 DataType: TypeAlias = Literal["float32", "int8"]
 Budget: TypeAlias = "int | Literal['auto']"
+_UNITS = {"s2": "reflectance x 10,000, offset removed", "s1": "(dB + 50) * 200"}
 SLAB_STEPS = 1 << 19
 """Observations (pixels x steps of both sensors) that are prepared at once: tens of megabytes."""
 
@@ -99,7 +100,7 @@ def embed_pixels(
     arrays = _check_pixels(s2, s2_doy, s2_valid, s1, s1_doy, s1_orbit)
     encoder = load_encoder(model, weights, device=device, precision=precision)
     n_dims = resolve_dims(encoder.record, dims)
-    check_options(dtype, token_budget)
+    check_options(dtype, token_budget, seed)
     out = encode(encoder, *arrays, dims=n_dims, dtype=dtype, budget=token_budget, seed=seed, progress=progress)
     return out.values if out.scales is None else (out.values, out.scales)
 
@@ -223,12 +224,18 @@ def resolve_dims(record: ModelRecord, dims: int | None) -> int:
     raise SchemaError(f"model {record.name!r} has no embedding of {dims} values: {why}")
 
 
-def check_options(dtype: str, budget: int | str) -> None:
-    """Raise `SchemaError` unless both are among the allowed values."""
+def check_options(dtype: object, budget: object, seed: object) -> None:
+    """Raise `SchemaError` unless all are among the allowed values."""
     if dtype not in ("float32", "int8"):
         raise SchemaError(f"dtype {dtype!r} is not to be had; choose 'float32' or 'int8'")
-    if budget != "auto" and (isinstance(budget, (str, bool)) or budget < 1):
+    if budget != "auto" and (not _is_whole(budget) or int(budget) < 1):  # type: ignore[call-overload]
         raise SchemaError(f"token_budget must be 'auto' or a whole number of at least 1, not {budget!r}")
+    if not _is_whole(seed):
+        raise SchemaError(f"seed must be a whole number, not {seed!r}")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def _no_data(n: int, dims: int, dtype: DataType) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32] | None]:
@@ -272,7 +279,10 @@ def _check_pixels(
     valid = (optical != 0).any(axis=2) if s2_valid is None else np.asarray(s2_valid, dtype=bool)
     if valid.shape != optical.shape[:2]:
         raise SchemaError(f"s2_valid must have shape (n, t) = {optical.shape[:2]}, not {valid.shape}")
-    orbit = np.broadcast_to(np.asarray(s1_orbit if s1_orbit is not None else "", dtype=str), radar.shape[1])
+    orbit = np.asarray(s1_orbit if s1_orbit is not None else "", dtype=str)
+    if orbit.shape not in ((), radar.shape[1:2]):
+        raise SchemaError(f"s1_orbit must have shape (t,), here {radar.shape[1:2]}, or be one word, not {orbit.shape}")
+    orbit = np.broadcast_to(orbit, radar.shape[1])
     unknown = sorted(set(orbit.tolist()) - {"ascending", "descending"})
     if unknown:
         raise SchemaError(f"s1_orbit must be 'ascending' or 'descending' for each step of s1, not {unknown}")
@@ -287,9 +297,13 @@ def _check_sensor(
     array = np.asarray(values)
     if array.ndim != 3 or array.shape[0] != n or array.shape[2] != n_bands:
         raise SchemaError(f"{name} must have shape (n, t, {n_bands}), here ({n}, t, {n_bands}), not {array.shape}")
-    if array.dtype.kind not in "iuf" or not (array.dtype.kind in "iu" or np.isfinite(array).all()):
-        raise SchemaError(f"{name} must hold whole numbers in TESSERA's units, 0 for missing, not {array.dtype} or NaN")
-    array = array if array.dtype.kind in "iu" else np.rint(array).astype(np.int32)
+    whole = array.dtype.kind in "iu" or (array.dtype.kind == "f" and bool((array == np.rint(array)).all()))
+    if not whole or (array.size and array.min() < 0):
+        raise SchemaError(
+            f"{name} must hold whole numbers of at least 0 in TESSERA's units, 0 for missing: {_UNITS[name]}; "
+            "as_cube converts other units"
+        )
+    array = array if array.dtype.kind in "iu" else array.astype(np.int32)
     days = np.asarray(doy if doy is not None else [])
     if days.shape not in (array.shape[1:2], array.shape[:2]):
         raise SchemaError(f"{name}_doy must have shape (t,) or (n, t), here {array.shape[:2]}, not {days.shape}")

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+from odc.geo import CRS
 
 from tessera_xr.embedding.schema import SCALES, check_embeddings
 from tessera_xr.errors import GridError, SchemaError
@@ -47,6 +48,8 @@ def sample(
     if outside not in ("raise", "nodata"):
         raise SchemaError(f"outside={outside!r} is unknown; choose 'raise' or 'nodata'")
     xy, points_crs, index = _read_points(points, crs)
+    if not len(xy):
+        raise SchemaError("there are no points; give at least one (lon, lat)")
     box = geobox_of(emb)
     pixels = points_to_pixels(box, xy[:, 0], xy[:, 1], points_crs)
     lost = pixels[:, 0] < 0
@@ -84,14 +87,19 @@ def _read_points(points: PointsLike, crs: str | None) -> tuple[npt.NDArray[np.fl
         if geometry.crs is None and crs is None:
             raise SchemaError("these points have no CRS; set it with .set_crs('EPSG:4326'), or pass crs=")
         return np.column_stack([geometry.x, geometry.y]), str(geometry.crs or crs), geometry.index.to_numpy()
+    crs = crs or "EPSG:4326"
+    try:
+        CRS(crs)
+    except (ValueError, TypeError, RuntimeError) as error:  # pyproj's CRSError is a RuntimeError
+        raise SchemaError(f"crs={crs!r} is no coordinate system; give a code such as 'EPSG:4326'") from error
     try:
         xy = np.asarray(points, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise SchemaError(_cannot_read(points)) from error
-    xy = xy[None] if xy.ndim == 1 else xy
+    xy = xy.reshape(-1, 2) if xy.size in (0, 2) else xy
     if xy.ndim != 2 or xy.shape[1] != 2:
         raise SchemaError(_cannot_read(points))
-    return xy, crs or "EPSG:4326", None
+    return xy, crs, None
 
 
 def _cannot_read(points: object) -> str:

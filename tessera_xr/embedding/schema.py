@@ -10,7 +10,7 @@ import xarray as xr
 
 from tessera_xr._version import __version__
 from tessera_xr.errors import GridError, SchemaError, VersionMismatchError
-from tessera_xr.grid import GRID_MAPPING, bounds_lonlat, crs_name, geobox_of, with_grid
+from tessera_xr.grid import bounds_lonlat, crs_name, geobox_of, with_grid
 
 EMBEDDINGS, SCALES = "embeddings", "scales"
 COUNTS = ("s2_obs_count", "s1_asc_obs_count", "s1_desc_obs_count")
@@ -89,26 +89,29 @@ def check_same_model(*embeddings: xr.Dataset) -> None:
 
 
 def describe_embeddings(ds: xr.Dataset) -> str:
-    """Return an inventory of embeddings: model, years, grid, memory, and what can be done next."""
+    """Return an inventory of embeddings: model, period, grid, memory, and what can be done next."""
     emb = ds[EMBEDDINGS]
-    lines = [
-        f"<tessera_xr: embeddings, {emb.sizes['band']} dimensions, {emb.dtype}{' with scales' if SCALES in ds else ''}>"
-    ]
-    lines.append(
-        f"  model    {ds.attrs.get('model', 'unknown')} (weights {str(ds.attrs.get('weights_sha256', 'unknown'))[:12]})"
-    )
-    if "time" in emb.dims:
-        lines.append(f"  time     {', '.join(str(t)[:10] for t in emb['time'].values)}")
-    else:
-        lines.append(f"  period   {ds.attrs.get('period', 'unknown')}")
-    lines.append(f"  grid     {describe_grid(ds)}")
+    sha = str(ds.attrs.get("weights_sha256", "unknown"))
+    times = [np.atleast_1d(ds[c].values) for c in ("time", "time_end") if c in ds.coords]
+    spans = ["/".join(str(t)[:10] for t in span) for span in zip(*times, strict=True)]
+    spans = spans or [str(ds.attrs.get("period", "unknown"))]
     lazy = emb.chunks is not None
     share = "lazy: not counted" if lazy else f"{has_data(ds).mean().item():.0%} of the pixels have data"
-    lines.append(f"  data     {share}, {emb.nbytes / 1e6:,.1f} MB")
-    lines.append(
-        "  next     .tessera.rgb(), .tessera.components(3), .tessera.sample((lon, lat)), .tessera.to_geotiff('emb.tif')"
-    )
+    lines = [
+        f"TESSERA embeddings, {emb.sizes['band']} dimensions, {emb.dtype}{' with scales' if SCALES in ds else ''}",
+        f"  model        {ds.attrs.get('model', 'unknown')}, weights {sha if sha.startswith('untrained') else sha[:12]}",
+        f"  period       {', '.join(spans)}",
+        f"  grid         {describe_grid(ds)}",
+        f"  data         {share}, {emb.nbytes / 1e6:,.1f} MB",
+        'Next: .tessera.rgb(), .tessera.components(3), .tessera.sample((lon, lat)), .tessera.to_geotiff("emb.tif")',
+    ]
     return "\n".join(lines)
+
+
+def provenance(ds: xr.Dataset | xr.DataArray) -> dict[str, Any]:
+    """Return what says where embeddings, or what was made of them, come from."""
+    names = ("model", "model_family", "weights_sha256", "weights_licence", "period", "source")
+    return {name: ds.attrs[name] for name in names if name in ds.attrs}
 
 
 def has_data(ds: xr.Dataset) -> xr.DataArray:
@@ -125,22 +128,8 @@ def describe_grid(ds: xr.Dataset) -> str:
     except GridError as error:
         return f"none ({error})"
     west, south, east, north = bounds_lonlat(box)
+    unit = "degree" if box.crs is not None and box.crs.geographic else "m"
     return (
-        f"{crs_name(box.crs)}, {box.shape[1]} x {box.shape[0]} px of {abs(box.resolution.x):g} m, "
+        f"{box.shape[0]} x {box.shape[1]} px of {abs(box.resolution.x):g} {unit}, {crs_name(box.crs)}, "
         f"{south:.4f} to {north:.4f} N, {west:.4f} to {east:.4f} E"
     )
-
-
-__all__ = [
-    "COUNTS",
-    "EMBEDDINGS",
-    "GRID_MAPPING",
-    "SCALES",
-    "build_embeddings",
-    "check_embeddings",
-    "check_same_model",
-    "describe_embeddings",
-    "describe_grid",
-    "has_data",
-    "is_embeddings",
-]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import warnings
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor
 
+from tessera_xr._warn import warn
 from tessera_xr.encoder.device import Precision, resolve_device, resolve_precision
-from tessera_xr.encoder.hub import hash_file, locate, on_disk
+from tessera_xr.encoder.hub import hash_file, is_here, locate
 from tessera_xr.encoder.network import MAX_DOY, Backbone, TesseraEncoder, doy_encoding
 from tessera_xr.encoder.payload import read_payload, recognise
 from tessera_xr.encoder.registry import RECORDS, ModelRecord
 from tessera_xr.encoder.teacher import TesseraTeacher
-from tessera_xr.errors import CheckpointError, ModelUnavailableError, TesseraWarning, VersionMismatchError
+from tessera_xr.errors import CheckpointError, ModelUnavailableError, VersionMismatchError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,7 +78,7 @@ def models() -> pd.DataFrame:
             "imagery": r.imagery or "any",
             "licence": r.licence,
             "source": "untrained, for trying out" if r.name == "mini" else r.repo or "a file that you have",
-            "available": r.name == "mini" or on_disk(r) is not None,
+            "available": r.name == "mini" or is_here(r),
         }
         for r in RECORDS.values()
     ]
@@ -102,21 +103,24 @@ def resolve_model(model: PathLike, weights: PathLike | None = None) -> ModelSour
         If the file doesn't exist.
     """
     if weights is not None:
-        if model not in RECORDS:
-            raise CheckpointError(f"weights= goes with the name of a model, not {str(model)!r}; {_names()}")
+        if model not in RECORDS or model == "mini":
+            raise CheckpointError(
+                f"weights= goes with the name of the model that is in the file, not {str(model)!r}; {names()}; "
+                "or pass the file itself as the model, and its version is recognised"
+            )
         return ModelSource(str(model), _existing(weights))
     if model == "mini":
-        warnings.warn(
+        warn(
             "model 'mini' is not trained yet: its embeddings are random features, for trying out only. "
-            "Choose a trained one from txr.models()",
-            TesseraWarning,
-            stacklevel=3,
+            "Choose a trained one from txr.models()"
         )
     if model in RECORDS:
         return ModelSource(str(model), None)
     if isinstance(model, os.PathLike) or os.sep in model or Path(model).suffix in (".pt", ".pth"):
         return ModelSource(None, _existing(model))
-    raise CheckpointError(f"there is no model {model!r}; {_names()}, or give the path of a file of weights (.pt)")
+    close = get_close_matches(model.lower(), RECORDS, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    raise CheckpointError(f"there is no model {model!r}{hint}; {names()}, or give the path of a file of weights (.pt)")
 
 
 def load_encoder(
@@ -215,9 +219,10 @@ def _build(record: ModelRecord, state: dict[str, Tensor], path: Path) -> Tessera
 def _existing(path: PathLike) -> Path:
     found = Path(path).expanduser().resolve()
     if not found.is_file():
-        raise ModelUnavailableError(f"there is no file {found}; {_names()}, or give the path of a file of weights")
+        raise ModelUnavailableError(f"there is no file {found}; {names()}, or give the path of a file of weights")
     return found
 
 
-def _names() -> str:
+def names() -> str:
+    """Return the names of all models, as part of a sentence."""
     return f"the models are {', '.join(RECORDS)}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tessera_xr._warn import warn
 from tessera_xr.encoder.cpu import FastBackbone, Room, can_run
 from tessera_xr.encoder.network import Architecture, Backbone
 from tessera_xr.encoder.tokens import Tokens
-from tessera_xr.errors import DeviceError, TesseraWarning
+from tessera_xr.errors import DeviceError
 
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
@@ -151,7 +151,7 @@ def _padded(tokens: Tokens, device: torch.device) -> tuple[Tensor, ...]:
 def _shrink(device: torch.device, size: int) -> None:
     message = f"{device} ran out of memory; going on with batches of {size} tokens"
     logger.warning(message)
-    warnings.warn(f"{message} (pass token_budget={size} to start there)", TesseraWarning, stacklevel=3)
+    warn(f"{message} (pass token_budget={size} to start there)")
     if device.type == "cuda":
         torch.cuda.empty_cache()
 

@@ -24,31 +24,45 @@ PATIENCE = 5.0
 
 def locate(record: ModelRecord) -> Path:
     """Return the file of a model, downloading it if need be (with progress; hash checked where known)."""
-    path = on_disk(record)
+    path = _on_disk(record)
     if path is None:
         if record.repo is None:
             raise ModelUnavailableError(
                 f"the weights of {record.name!r} are shared by their authors as a file"
                 f"{f' ({record.filename})' if record.filename else ''}, not on a hub: pass its path, "
-                f"embed({record.name!r}, weights='…/{record.filename or 'encoder.pt'}'), "
-                f"or put it in a folder and name that folder in the environment variable {WEIGHTS_FOLDER}"
+                f"embed({record.name!r}, weights='path/to/file.pt'), or put it in a folder as {record.name}.pt and "
+                f"name that folder in the environment variable {WEIGHTS_FOLDER}"
             )
         path = _download(record)
     _check_file(path, record)
     return path
 
 
-def on_disk(record: ModelRecord) -> Path | None:
-    """Return the file if it is in the user's own folder of weights or in the hub's cache."""
-    from huggingface_hub import try_to_load_from_cache
+def is_here(record: ModelRecord) -> bool:
+    """Say whether the model can be used offline."""
+    path = _on_disk(record)
+    return path is not None and record.n_bytes in (None, path.stat().st_size)
 
-    if record.filename is None:
-        return None
+
+def _on_disk(record: ModelRecord) -> Path | None:
+    """Return the file if it is in the user's own folder of weights or in the hub's cache."""
     folder = os.environ.get(WEIGHTS_FOLDER)
-    if folder and (own := Path(folder).expanduser() / Path(record.filename).name).is_file():
-        return own
-    cached = try_to_load_from_cache(record.repo, record.filename) if record.repo else None
-    return Path(cached) if isinstance(cached, str) else None
+    for name in (Path(record.filename or "").name, f"{record.name}.pt"):
+        if folder and name and (own := Path(folder).expanduser() / name).is_file():
+            return own
+    return _in_cache(record) if record.repo else None
+
+
+def _in_cache(record: ModelRecord) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(str(record.repo), local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    found = sorted(folder.rglob(record.filename or "*.pt"))
+    return found[0] if len(found) == 1 else None
 
 
 def _download(record: ModelRecord) -> Path:
@@ -69,7 +83,7 @@ def _download(record: ModelRecord) -> Path:
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}). "
             f"Where there is internet, run: hf download {record.repo} {record.filename or ''}".rstrip()
             + f"; then copy the file here and pass embed({record.name!r}, weights='path/to/file.pt'), "
-            f"or name its folder in the environment variable {WEIGHTS_FOLDER}"
+            f"or name it {record.name}.pt and its folder in the environment variable {WEIGHTS_FOLDER}"
         ) from error
 
 

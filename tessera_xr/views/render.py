@@ -37,7 +37,7 @@ def true_colour(cube: xr.Dataset) -> xr.DataArray:
     """
     if not cube.sizes["s2_time"]:
         raise SchemaError("this cube has no Sentinel-2 dates to make a picture of")
-    bands = cube["s2"].sel(s2_band=list(TRUE_COLOUR)).chunk({"s2_time": -1}) if cube.chunks else cube["s2"].sel(
+    bands = cube["s2"].sel(s2_band=list(TRUE_COLOUR)).chunk({"s2_time": -1}) if cube["s2"].chunks else cube["s2"].sel(
         s2_band=list(TRUE_COLOUR)
     )  # fmt: skip
     median = bands.where(cube["s2_valid"]).astype(np.float32).median("s2_time").compute()
