@@ -10,21 +10,28 @@ class TesseraError(Exception):
 
 
 class CubeError(TesseraError, ValueError):
-    """A dataset can't be made into a cube; every fault found is listed, each with its fix.
+    """Imagery can't be made into a cube, or a cube can't be used; every fault found is listed, each with its fix.
 
     Parameters
     ----------
-    faults : sequence of str
-        One sentence or two for each fault: the problem, then what to do.
+    faults : str or sequence of str
+        One sentence or two for each fault: the problem, then what to do. They are kept as the attribute `faults`.
+    heading : str, optional
+        What they are faults of. Without it a single fault is the whole message.
     """
 
-    def __init__(self, faults: str | Sequence[str]) -> None:
+    def __init__(self, faults: str | Sequence[str], heading: str = "") -> None:
         self.faults = [faults] if isinstance(faults, str) else list(faults)
-        head = "this can't be read as a Sentinel cube" if len(self.faults) == 1 else f"{len(self.faults)} faults"
-        super().__init__(head + ":\n" + "\n".join(f"  - {fault}" for fault in self.faults))
+        self.heading = heading
+        count = f"{len(self.faults)} faults" if len(self.faults) > 1 else ""
+        if heading or count:
+            head = f"{heading} ({count})" if heading and count else heading or count
+            super().__init__(head + ":\n" + "\n".join(f"  - {fault}" for fault in self.faults))
+        else:
+            super().__init__(*self.faults)
 
-    def __reduce__(self) -> tuple[type[CubeError], tuple[list[str]]]:
-        return type(self), (self.faults,)
+    def __reduce__(self) -> tuple[type[CubeError], tuple[list[str], str]]:
+        return type(self), (self.faults, self.heading)
 
 
 class SchemaError(TesseraError, ValueError):

@@ -222,12 +222,14 @@ def test_both_sensors_with_an_axis_each(make_s2, make_s1):
 
 def test_one_sensor_is_enough(make_s2, make_s1):
     both = as_cube(make_s2(), make_s1())
-    optical, radar = as_cube(make_s2()), as_cube(make_s1())
+    optical, radar = as_cube(make_s2()), as_cube(s1=make_s1())
     for cube in (optical, radar):
         check_cube(cube)
     assert (optical.sizes["s1_time"], radar.sizes["s2_time"]) == (0, 0)
     xr.testing.assert_equal(optical.s2, both.s2)
     xr.testing.assert_equal(radar.s1, both.s1)
+    with pytest.warns(TesseraWarning, match="no Sentinel-2 band in s2; this makes a Sentinel-1-only cube"):
+        same(as_cube(make_s1()), radar)
 
 
 def test_no_data_is_never_valid(make_s2):
@@ -271,8 +273,13 @@ def test_periods_are_cut_out(make_s2, make_s1):
     same(year, select_period(cube, 2020))
     same(year, as_cube(cube, period="2020"))
     assert as_cube(cube) is cube
-    with pytest.warns(TesseraWarning, match="no Sentinel-1 date"):
-        assert as_cube(s2, s1, period=2021).sizes["s1_time"] == 0
+    for cut in (lambda: as_cube(s2, s1, period=2021), lambda: select_period(cube, 2021)):
+        with pytest.warns(TesseraWarning, match=r"no Sentinel-1 date .* don't compare them") as caught:
+            assert cut().sizes["s1_time"] == 0
+        assert [w.filename for w in caught if w.category is TesseraWarning] == [__file__]
+    with pytest.warns(TesseraWarning, match="no Sentinel-2 date"):
+        select_period(as_cube(s2.isel(time=[0, 3]), s1), 2020)
+    assert select_period(as_cube(s2), 2021).sizes["s1_time"] == 0  # there never was any: nothing to compare
     require_span(year, None)
     require_span(cube, 2020)
 
@@ -308,7 +315,7 @@ def test_descriptions_tell_what_is_there(make_s2, make_s1):
         assert part in text
     assert text.splitlines()[-1] == 'Next: .tessera.embed("mini", period=2020)'
     assert "lazy, not counted" in describe_cube(cube.chunk())
-    assert "none" in describe_cube(as_cube(make_s1()))
+    assert "none" in describe_cube(as_cube(s1=make_s1()))
     readable = describe_unknown(make_s2())
     assert "readable as  a cube of Sentinel-2" in readable
     missing = describe_unknown(make_s2().drop_vars("B8A"))

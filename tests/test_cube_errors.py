@@ -9,6 +9,7 @@ import pytest
 import xarray as xr
 
 from tessera_xr.errors import CubeError, SchemaError, TesseraWarning
+from tessera_xr.sentinel.bands import S2_BANDS
 from tessera_xr.sentinel.cube import as_cube, check_cube, require_span, select_period
 
 pytestmark = pytest.mark.filterwarnings("ignore::tessera_xr.errors.TesseraWarning")
@@ -38,10 +39,51 @@ def test_all_faults_come_at_once(make_s2, make_s1):
         assert part in text
 
 
-def test_faults_survive_pickling(make_s2):
-    with pytest.raises(CubeError) as caught:
+def test_one_fault_does_not_hide_another(make_s2, make_s1):
+    days = ("2024-01-01", "2024-06-01", "2024-09-01")
+    s2 = make_s2(days).drop_vars("B8A").isel(time=[2, 1, 0])
+    s2 = s2.assign(B02=s2.B02.astype(str))
+    s1 = make_s1(("2024-05-01", "2024-05-13", "2024-06-02")).drop_vars(["VV", "orbit_state"])
+    expected = ["s2 lacks B8A", "s1 lacks VV", "B02 of s2 has dtype", "not in order", "pass offset=1000", "orbit="]
+    faults = faults_of(s2, s1)
+    assert len(faults) == len(expected)
+    assert [any(part in fault for fault in faults) for part in expected] == [True] * len(expected)
+    more = faults_of(s2, s1, mask="scl", s1_units="bel", source="erth search")
+    for part in (*expected[:4], "orbit=", "mask='scl'", "s1_units='bel'", "close to 'earth-search'"):
+        assert any(part in fault for fault in more), part
+    assert len(more) == 8  # of the offset nothing can be said as long as the source is in doubt
+
+
+def test_messages_suit_the_number_of_faults(make_s2):
+    with pytest.raises(CubeError, match=r"^this can't be read as a Sentinel cube:\n  - s2 lacks B02") as caught:
         as_cube(make_s2().drop_vars("B02"))
-    assert pickle.loads(pickle.dumps(caught.value)).faults == caught.value.faults
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (again.faults, str(again)) == (caught.value.faults, str(caught.value))
+    with pytest.raises(CubeError, match=r"^this can't be read as a Sentinel cube \(2 faults\):"):
+        as_cube(make_s2().drop_vars("B02"), mask="scl")
+    with pytest.raises(CubeError, match=r"^no date falls into"):
+        select_period(as_cube(make_s2()), 1999)
+    assert str(CubeError(["a", "b"])) == "2 faults:\n  - a\n  - b"
+
+
+def test_a_cube_takes_no_arguments_beside_it(make_s2, make_s1):
+    s2, s1 = make_s2(), make_s1()
+    cube = as_cube(s2, s1)
+    passed = {"offset": 1000, "mask": s2.SCL, "s1_units": "db", "orbit": "ascending", "source": "mpc"}
+    for name, value in (passed | {"s1": s1, "s1_ascending": s1}).items():
+        (fault,) = faults_of(cube, **{name: value})
+        assert f"a cube already, so {name}= can't be heeded" in fault
+    for part in ([cube[["s2", "s2_valid"]]], cube[["s2", "s2_valid"]]):
+        assert as_cube(part).s2.equals(cube.s2)
+        (fault,) = faults_of(part, offset=1000)
+        assert "removed already" in fault
+
+
+def test_embeddings_are_no_imagery(make_s2):
+    emb = xr.Dataset({"embeddings": (("band", "y", "x"), np.zeros((128, 6, 6)))}, make_s2().drop_vars("time").coords)
+    for given in (emb, emb.embeddings):
+        (fault,) = faults_of(given)
+        assert "s2 holds embeddings already" in fault
 
 
 def no_crs(ds):
@@ -121,6 +163,9 @@ S1_FAULTS = {
         "different units",
     ),
     "power or amplitude": (lambda ds: 10 ** ((ds + 7) / 10).clip(0.22), {}, "power or amplitude?"),
+    "hundredths of dB": (lambda ds: (ds * 100).fillna(0).astype(np.int16), {}, "which is no dB"),
+    "far too dark": (lambda ds: ds - 60, {}, "can't be told"),
+    "nothing but fills": (lambda ds: ds.where(False, -9999), {}, "nothing but fills"),
     "other numbers": (lambda ds: (10 ** ((ds + 83) / 20)).fillna(0).astype(np.uint16), {}, "20*log10(DN) - 83"),
 }
 
@@ -144,12 +189,14 @@ def test_faults_between_the_sensors(make_s2, make_s1):
     assert "s1.odc.reproject(s2.odc.geobox)" in fault
     (fault,) = faults_of(s2, s1, s1_ascending=s1)
     assert "the one or the others" in fault
-    assert any("a cube already" in fault for fault in faults_of(as_cube(s2), s1))
 
 
 ARGUMENTS = [
     ({"offset": 900}, "offset=900"),
+    ({"offset": -1000}, "offset=-1000"),
     ({"offset": "yes"}, "offset='yes'"),
+    ({"source": "planetary computr"}, "close to 'planetary-computer'"),
+    ({"source": 5}, "source=5"),
     ({"offset": [0, 1000]}, "shape (2,)"),
     ({"mask": "scl"}, "mask='scl'"),
     ({"mask": np.ones(3)}, "ndarray"),
@@ -183,6 +230,9 @@ def test_periods_without_a_date(make_s2, make_s1):
         select_period(cube, 2018)
     with pytest.raises(SchemaError):
         as_cube(make_s2(), period="last summer")
+    for cut in (lambda: as_cube(make_s2(), period=[2018, 2019]), lambda: select_period(cube, [2018, 2019])):
+        with pytest.raises(SchemaError, match=r"pass the list to embed\(period=\[...\]\)"):
+            cut()
 
 
 def test_long_cubes_want_a_period(make_s2):
@@ -193,30 +243,80 @@ def test_long_cubes_want_a_period(make_s2):
 
 
 CUBE_FAULTS = {
-    "attribute": (lambda c: c.drop_attrs(deep=False), "tessera_xr_kind"),
-    "variable": (lambda c: c.drop_vars("s1"), "'s1' is missing"),
-    "order": (lambda c: c.transpose("y", ...), "transpose"),
-    "dtype": (lambda c: c.assign(s2=c.s2.astype(float)), "float64"),
-    "bands": (lambda c: c.isel(s2_band=slice(None, None, -1)), "s2_band is ['B12'"),
-    "time": (lambda c: c.isel(s1_time=[1, 0, 2]).isel(s1_time=[0, 1, 2]), "s1_time is not in order"),
-    "twice": (lambda c: c.isel(s2_time=[0, 0, 1]), "same time twice"),
-    "no orbit": (lambda c: c.drop_vars("s1_orbit"), "s1_orbit"),
-    "orbit": (lambda c: c.assign_coords(s1_orbit=("s1_time", ["up"] * 3)), "['up']"),
-    "upside down": (lambda c: c.sortby("y"), "y ascends"),
-    "CRS": (lambda c: c.drop_vars("spatial_ref").assign_coords(x=c.x.values, y=c.y.values), "no CRS"),
-}
+    "attribute": (lambda c: c.drop_attrs(deep=False), ["tessera_xr_kind"]),
+    "variable": (lambda c: c.drop_vars("s1"), ["'s1' is missing"]),
+    "order": (lambda c: c.transpose("y", ...), ["s2, s2_valid, s1: the dimensions are out of order"]),
+    "float s2": (lambda c: c.assign(s2=c.s2.astype(float)), ["s2 has dtype float64, not uint16"]),
+    "float s1": (lambda c: c.assign(s1=c.s1.astype("f4")), ["s1 has dtype float32, not int16"]),
+    "mask of integers": (lambda c: c.assign(s2_valid=c.s2_valid.astype("u1")), ["s2_valid has dtype uint8"]),
+    "where": (lambda c: c.where(c.y < 0), ["s2 has dtype float32, not uint16, s2_valid"]),
+    "coarser": (lambda c: c.coarsen(y=2, x=2).mean(), ["s1 has dtype float64, not int16;"]),
+    "bands by name": (lambda c: c.sortby("s2_band"), ["reorder with cube.sel(s2_band=['B04', 'B02'"]),
+    "bands reversed": (lambda c: c.isel(s2_band=slice(None, None, -1)), ["s2_band is ['B12'"]),
+    "polarisations": (lambda c: c.isel(s1_band=[1, 0]), ["reorder with cube.sel(s1_band=['VV', 'VH'])"]),
+    "nine bands": (lambda c: c.isel(s2_band=slice(9)), ["B12 are needed, once each; make the cube anew"]),
+    "a band twice": (lambda c: c.isel(s2_band=[*range(9), 0]), ["once each"]),
+    "nameless bands": (lambda c: c.drop_vars("s2_band"), ["s2_band has no names"]),
+    "one band": (lambda c: c.sel(s2_band="B04"), ["s2: the dimension s2_band is gone"]),
+    "time": (lambda c: c.isel(s1_time=[1, 0, 2]), ["sort it with cube.sortby('s1_time')"]),
+    "time reversed": (lambda c: c.isel(s2_time=[2, 1, 0]), ["sort it with cube.sortby('s2_time')"]),
+    "no dates": (lambda c: c.drop_vars("s2_time"), ["s2_time has no datetime64"]),
+    "NaT": (lambda c: c.assign_coords(s2_time=[*c.s2_time.values[:2], np.datetime64("NaT")]), ["NaT"]),
+    "twice": (lambda c: c.isel(s2_time=[0, 0, 1]), ["same time twice"]),
+    "joined with itself": (
+        lambda c: xr.concat([c, c], "s2_time", data_vars="minimal"), ["s2_time is not in order", "same time twice"],
+    ),
+    "joined carelessly": (lambda c: xr.concat([c, c], "run", data_vars="all"), ["run is a dimension too many"]),
+    "radar twice": (lambda c: c.isel(s1_time=[0, 0, 1]), ["twice in one orbit"]),
+    "no orbit": (lambda c: c.drop_vars("s1_orbit"), ["s1_orbit"]),
+    "orbit": (lambda c: c.assign_coords(s1_orbit=("s1_time", ["up"] * 3)), ["['up']"]),
+    "orbit in capitals": (lambda c: c.assign_coords(s1_orbit=c.s1_orbit.compute().str.upper()), ["'DESCENDING'"]),
+    "one pixel": (lambda c: c.isel(x=0, y=0), ["s2, s2_valid, s1: the dimension y and x is gone; select by a list"]),
+    "one row": (lambda c: c.isel(y=0), ["the dimension y is gone"]),
+    "upside down": (lambda c: c.sortby("y"), ["y ascends"]),
+    "mirrored": (lambda c: c.isel(x=slice(None, None, -1)), ["x descends"]),
+    "CRS": (lambda c: c.drop_vars("spatial_ref").assign_coords(x=c.x.values, y=c.y.values), ["no CRS"]),
+    "no coordinate": (lambda c: c.drop_vars("x"), ["'x' has no coordinate"]),
+    "several": (
+        lambda c: c.sortby("y").sortby("s2_band").isel(s2_time=[2, 1, 0]).assign(s1=c.s1 * 1.0).drop_vars("s1_orbit"),
+        ["float64", "s2_band", "s2_time", "s1_orbit", "y ascends"],
+    ),
+}  # fmt: skip
 
 
+@pytest.mark.parametrize("lazy", [False, True], ids=["eager", "dask"])
 @pytest.mark.parametrize("case", CUBE_FAULTS)
-def test_checks_of_a_cube(case, make_s2, make_s1):
+def test_checks_of_a_cube(case, lazy, make_s2, make_s1):
     change, expected = CUBE_FAULTS[case]
     cube = as_cube(make_s2(), make_s1())
     check_cube(cube)
-    with pytest.raises(CubeError) as caught:
-        check_cube(change(cube))
-    assert any(expected in fault for fault in caught.value.faults), caught.value.faults
+    with pytest.raises(CubeError, match=r"^this is not a cube, or no longer one") as caught:
+        check_cube(change(cube.chunk() if lazy else cube))
+    faults = caught.value.faults
+    assert len(faults) == len(expected), faults
+    assert [part in fault for part, fault in zip(expected, faults, strict=True)] == [True] * len(faults), faults
     with pytest.raises(CubeError, match="not ndarray"):
         check_cube(cube.s2.values)
+
+
+def test_the_mending_that_is_advised_mends(make_s2, make_s1):
+    cube = as_cube(make_s2(), make_s1())
+    broken = cube.sortby("s2_band").isel(s2_time=[2, 1, 0], y=slice(None, None, -1)).transpose("y", ...)
+    mended = broken.sel(s2_band=list(S2_BANDS)).sortby("s2_time").isel(y=slice(None, None, -1))
+    mended = mended.transpose("s2_time", "s2_band", "s1_time", "s1_band", "y", "x")
+    check_cube(mended)
+    xr.testing.assert_equal(mended, cube)
+    check_cube(cube.isel(x=[0], y=[0]))
+    check_cube(xr.concat([cube, cube], "s2_time", data_vars="minimal").sortby("s2_time").drop_duplicates("s2_time"))
+
+
+def test_checking_computes_no_pixel(make_s2, make_s1):
+    def fails(block):
+        raise AssertionError("a pixel was computed")
+
+    cube = as_cube(make_s2(), make_s1()).chunk()
+    lazy = {n: xr.apply_ufunc(fails, a, dask="parallelized", output_dtypes=[a.dtype]) for n, a in cube.items()}
+    check_cube(cube.assign({name: array.assign_attrs(cube[name].attrs) for name, array in lazy.items()}))
 
 
 def test_monthly_composites_are_refused_with_all_reasons(shared_data):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import h5py
 import numpy as np
 import pytest
 import xarray as xr
 
+from tessera_xr.errors import CubeError
 from tessera_xr.sentinel import bands
-from tessera_xr.sentinel.cube import as_cube, check_cube
+from tessera_xr.sentinel.cube import as_cube, as_cube_for, check_cube, select_period
+from tessera_xr.sentinel.period import resolve_period
 
 
 def test_decibel_power_and_amplitude_give_the_same_cube(make_s2, make_s1):
@@ -24,11 +25,56 @@ def test_decibel_power_and_amplitude_give_the_same_cube(make_s2, make_s1):
     np.testing.assert_array_equal(again.s1, cubes["db"].s1)
 
 
+FILLS = (-9999, -32768, np.nan)
+
+
+@pytest.mark.parametrize("fill", FILLS)
+@pytest.mark.parametrize("unit", ["db", "power", "amplitude", "tessera"])
+def test_fills_of_radar_are_missing_and_mislead_nobody(unit, fill, make_s1):
+    decibel = make_s1(size=64)
+    clean = as_cube(s1=decibel).s1
+    power = 10 ** (decibel / 10)
+    scaled = clean.to_dataset("s1_band").rename(s1_time="time", s1_orbit="orbit")
+    data = {"db": decibel, "power": power, "amplitude": power**0.5, "tessera": scaled}[unit]
+    swath = data.x.isin(data.x[:45])
+    filled = data.where(~swath, fill).astype(data.VV.dtype if fill == fill or unit != "tessera" else float)
+    cube = as_cube(s1=filled)
+    assert cube.s1_units == f"{unit}, inferred from values"
+    assert (cube.s1[..., :45] == 0).all()
+    assert np.abs(cube.s1.astype(int) - clean)[..., 45:].max() <= 1
+    assert as_cube(s1=filled, s1_units=unit).s1.equals(cube.s1)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3])
+def test_power_less_its_noise_may_be_negative(share, make_s1):
+    power = 10 ** (make_s1(size=64) / 10)
+    below = xr.DataArray(np.random.default_rng(0).random(power.VH.shape) < share, dims=power.VH.dims)
+    noisy = power.assign(VH=power.VH.where(~below, -1e-4))
+    cube, clean = as_cube(s1=noisy), as_cube(s1=power)
+    assert cube.s1_units == "power, inferred from values"
+    np.testing.assert_array_equal(cube.s1[:, 1], np.where(below, 0, clean.s1[:, 1]))
+    assert cube.s1[:, 0].equals(clean.s1[:, 0])
+    assert as_cube(s1=noisy, s1_units="linear").s1.equals(cube.s1)
+
+
+def test_0_dB_in_both_bands_is_missing(make_s1):
+    s1 = make_s1(size=8)
+    s1.VV[:, :3, :2] = 0
+    s1.VH[:, :3, 1:3] = 0
+    expected = as_cube(s1=s1.assign(VH=s1.VH.where(s1.VV != 0, -9999), VV=s1.VV.where((s1.VV != 0) | (s1.VH != 0))))
+    for data in (s1, s1.chunk(y=4)):
+        cube = as_cube(s1=data)
+        assert (cube.s1[:, :, :3, 1] == 0).all()
+        assert (cube.s1[:, 0, :3, 0] == 10_000).all()
+        assert (cube.s1[:, 1, :3, 2] == 10_000).all()
+    assert cube.s1[:, :, 3:].equals(expected.s1[:, :, 3:])
+
+
 def test_silly_radar_values_are_missing(make_s2, make_s1):
     s1 = make_s1()
     power = 10 ** (s1 / 10)
     power.VV[0, 0, :4] = [0, -1, np.inf, np.nan]
-    s1.VV[0, 0, :4] = [-np.inf, np.nan, np.inf, -60]
+    s1.VV[0, 0, :4] = [-np.inf, np.nan, 9999, -60]
     for data, unit in ((power, "power"), (s1, "db")):
         assert (as_cube(make_s2(), data, s1_units=unit).s1[0, 0, 0, :4] == 0).all()
 
@@ -84,6 +130,8 @@ OFFSETS = {
         {},
         [0, 0, 1000, 1000],
     ),
+    "source in capitals": ({}, {"source": "EARTH_SEARCH"}, [0, 0, 0, 0]),
+    "source in words": ({}, {"source": " Planetary Computer"}, [0, 0, 1000, 1000]),
     "told 0": ({}, {"offset": 0}, [0] * 4),
     "told 1000": ({}, {"offset": 1000}, [1000] * 4),
     "told per date": ({}, {"offset": [0, 1000, 0, 1000]}, [0, 1000, 0, 1000]),
@@ -105,6 +153,23 @@ def test_offset_is_decided_for_each_date(case, make_s2):
     np.testing.assert_array_equal(year.s2, cube.s2[1:])
 
 
+def test_dates_outside_the_periods_need_not_be_understood(make_s2, make_s1):
+    days = ("2018-05-01", "2019-12-31", "2020-07-01", "2021-06-01", "2023-01-01", "2024-05-01")
+    s2, s1 = make_s2(days), make_s1(days, ["ascending"] * 6)
+    with pytest.raises(CubeError, match="pass offset=1000"):
+        as_cube(s2, s1)
+    periods = [resolve_period(year) for year in (2018, 2021)]
+    for data in (s2, s2.chunk(time=1)):
+        both = xr.merge([data.rename(time="s2_time"), s1.rename(time="s1_time")], compat="no_conflicts")
+        cube = as_cube_for(both, periods)
+        assert cube.s2_time.dt.year.values.tolist() == cube.s1_time.dt.year.values.tolist() == [2018, 2021]
+        for period in periods:
+            xr.testing.assert_equal(select_period(cube, period), as_cube(s2, s1, period=period))
+    assert as_cube_for(s2.to_dataarray("band"), periods).sizes["s2_time"] == 2
+    with pytest.raises(CubeError, match="no date falls into the period 2022-01-01/2022-12-31"):
+        as_cube_for(both, [resolve_period(2022)])
+
+
 def test_the_source_is_inferred_from_traces(make_s2):
     s2 = make_s2(DATES)
     assert (
@@ -115,26 +180,12 @@ def test_the_source_is_inferred_from_traces(make_s2):
     assert as_cube(s2, source="my archive", offset=0).source == "my archive"
 
 
-def test_real_power_is_told_from_amplitude(shared_data):
-    order = ["B02", "B03", "B04", "B08", "B05", "B06", "B07", "B8A", "B11", "B12"]
-    with h5py.File(next((shared_data / "treesat").glob("*.h5"))) as file:
-        s2 = _treesat(file, "sen-2", order)
-        mask = s2.B02.copy(data=(file["sen-2-masks"][:].max(axis=1) == 0))
-        asc, des = (_treesat(file, f"sen-1-{orbit}", ["VV", "VH"]) for orbit in ("asc", "des"))
-    cube = as_cube(s2, s1_ascending=asc, s1_descending=des, mask=mask)
+def test_real_power_is_told_from_amplitude(treesat):
+    cube = as_cube(**treesat)
     check_cube(cube)
     assert cube.attrs["s1_units"] == "power, inferred from values"
-    assert cube.sizes["s1_time"] == len(set(asc.time.dt.floor("D").values)) + len(set(des.time.dt.floor("D").values))
-    amplitude = as_cube(s1_ascending=asc**0.5, s1_descending=des**0.5)
+    passes = {name: treesat[name] for name in ("s1_ascending", "s1_descending")}
+    assert cube.sizes["s1_time"] == sum(len(set(s1.time.dt.floor("D").values)) for s1 in passes.values())
+    amplitude = as_cube(**{name: s1**0.5 for name, s1 in passes.items()})
     assert amplitude.attrs["s1_units"] == "amplitude, inferred from values"
     assert np.abs(amplitude.s1.astype(int) - cube.s1).max() <= 1
-
-
-def _treesat(file: h5py.File, key: str, names: list[str]) -> xr.Dataset:
-    """Return one sensor of a TreeSatAI time series, its dates read off the product names, on a made-up grid."""
-    stamps = [name.decode().split("_")[2 if key == "sen-2" else 4] for name in file[f"{key}-products"][:]]
-    times = np.array([f"{s[:4]}-{s[4:6]}-{s[6:11]}:{s[11:13]}:{s[13:15]}" for s in stamps], dtype="datetime64[ns]")
-    data = file[f"{key}-data"][:]
-    coords = {"time": times, "y": 5_600_000 - 10.0 * np.arange(6), "x": 500_000 + 10.0 * np.arange(6)}
-    ds = xr.Dataset({name: (("time", "y", "x"), data[:, i]) for i, name in enumerate(names)}, coords)
-    return ds.sortby("time").odc.assign_crs("EPSG:32632")

@@ -299,3 +299,27 @@ def test_the_cube_is_left_as_it_was(cube, embed):
     before = cube.copy(deep=True)
     embed(cube, period=2020)
     xr.testing.assert_identical(cube, before)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.sortby("s2_band"), "reorder with cube.sel"),
+        (lambda c: c.isel(s1_band=[1, 0]), "reorder with cube.sel"),
+        (lambda c: c.assign(s2=c.s2 / 10_000), "s2 has dtype float"),
+        (lambda c: c.isel(x=0, y=0), "dimension"),
+        (lambda c: c.isel(s2_time=slice(None, None, -1)), "s2_time"),
+        (lambda c: c.where(c.s2_valid.any("s2_time")), "dtype"),
+    ],
+)
+def test_a_cube_that_was_changed_is_looked_at_again(change, message, cube, embed):
+    with pytest.raises(CubeError, match=message):
+        embed(change(cube), period=2020)
+
+
+def test_of_raw_imagery_only_the_periods_asked_for_are_read(make_s2, embed):
+    imagery = make_s2(["2021-07-01", "2021-09-01", "2022-03-01", "2022-05-01"])
+    with pytest.raises(CubeError, match="offset"):
+        embed(imagery)
+    cropped = embed(imagery, period=2021)
+    np.testing.assert_array_equal(cropped.embeddings, embed(imagery.sel(time="2021")).embeddings)

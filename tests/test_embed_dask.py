@@ -101,7 +101,7 @@ def test_what_is_known_before_computing_is_right(period, dtype, cube, embed, mon
         assert (emb[name].dims, emb[name].dtype, emb[name].attrs) == (array.dims, array.dtype, array.attrs), name
     for name in eager.coords:
         xr.testing.assert_identical(emb[name].drop_vars(emb.data_vars, errors="ignore"), eager[name])
-    assert repr(emb.tessera).startswith("<tessera_xr: embeddings, 32 dimensions")
+    assert repr(emb.tessera).startswith("TESSERA embeddings, 32 dimensions")
     with pytest.raises(AssertionError, match="while the graph"):
         emb.compute()
 

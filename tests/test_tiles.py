@@ -167,8 +167,9 @@ def test_damaged_files_are_named(tmp_path):
     with pytest.raises(CubeError) as caught:
         open_tile(folder)
     assert [name in str(caught.value) for name in ("bands.npy can't", "doys.npy can't", "roi.tiff can't")] == [True] * 3
-    with pytest.raises(CubeError, match="no such folder"):
+    with pytest.raises(CubeError, match="no such folder") as caught:
         open_tile(tmp_path / "elsewhere")
+    assert len(caught.value.faults) == 1
 
 
 def test_the_grid_may_be_given(tmp_path):

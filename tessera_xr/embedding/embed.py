@@ -22,7 +22,7 @@ from tessera_xr.encoder.checkpoints import (
 from tessera_xr.encoder.device import Precision, resolve_device, resolve_precision
 from tessera_xr.errors import VersionMismatchError
 from tessera_xr.sentinel.bands import day_of_year
-from tessera_xr.sentinel.cube import as_cube, is_cube, require_span, select_period
+from tessera_xr.sentinel.cube import as_cube, as_cube_for, check_cube, is_cube, require_span, select_period
 from tessera_xr.sentinel.period import Period, PeriodLike, resolve_periods
 
 
@@ -97,8 +97,8 @@ def embed(
     source = resolve_model(model, weights)
     check_options(dtype, token_budget, seed)
     resolve_precision(precision, resolve_device(device))
-    cube = cube if is_cube(cube) else as_cube(cube)
     spans = periods if isinstance(periods, list) else [periods]
+    cube = _read_cube(cube, [span for span in spans if span is not None])
     for span in spans:
         require_span(cube, span)
     parts = [cube if span is None else select_period(cube, span) for span in spans]
@@ -121,6 +121,14 @@ def embed(
     time = _time(periods)  # concat takes its values only, not the coordinates beside
     stacked = {name: xr.concat([r[name] for r in results], time).assign_coords(time.coords) for name in results[0]}
     return build_embeddings(stacked, cube, attrs)
+
+
+def _read_cube(imagery: xr.Dataset, spans: list[Period]) -> xr.Dataset:
+    """Return a checked cube; whatever else it is becomes one, only the dates that are asked for."""
+    if is_cube(imagery):
+        check_cube(imagery)
+        return imagery
+    return as_cube_for(imagery, spans) if spans else as_cube(imagery)
 
 
 def _load(source: ModelSource, device: str | None, precision: Precision) -> Encoder:

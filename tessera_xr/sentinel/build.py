@@ -15,7 +15,7 @@ from tessera_xr.sentinel.align import onto
 from tessera_xr.sentinel.bands import ORBITS, S1_BANDS, S2_BANDS
 from tessera_xr.sentinel.masks import clear_from
 from tessera_xr.sentinel.mosaic import mosaic_days
-from tessera_xr.sentinel.plan import Piece, Plan
+from tessera_xr.sentinel.pieces import Piece, Plan
 from tessera_xr.sentinel.radiometry import to_reflectance
 from tessera_xr.sentinel.sar import to_sar
 
@@ -97,7 +97,7 @@ def _radar(pieces: list[Piece], grid: GeoBox) -> tuple[xr.DataArray, npt.NDArray
     parts, ranks = [], []
     for piece in pieces:
         placed = _placed(piece, grid)
-        part, observed = _stack((to_sar(placed[name], piece.unit) for name in S1_BANDS), len(S1_BANDS), "s1_band")
+        part, observed = _stack(to_sar(placed, piece.unit), len(S1_BANDS), "s1_band")
         times = {"s1_time": piece.data["time"].values}
         parts.append(_renamed(part, times))
         ranks.append(_renamed(observed.astype(np.uint8), times))

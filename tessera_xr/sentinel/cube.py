@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from tessera_xr.errors import CubeError, GridError, TesseraWarning
-from tessera_xr.grid import geobox_of
-from tessera_xr.sentinel.bands import ORBITS, S1_BANDS, S2_BANDS
+from tessera_xr._warn import warn
+from tessera_xr.errors import CubeError, SchemaError
 from tessera_xr.sentinel.build import KIND, build
-from tessera_xr.sentinel.period import MAX_DAYS, PeriodLike, resolve_period
-from tessera_xr.sentinel.plan import Request, make_plan
-
-_LAYOUT = {
-    "s2": (("s2_time", "s2_band", "y", "x"), np.dtype(np.uint16)),
-    "s2_valid": (("s2_time", "y", "x"), np.dtype(np.bool_)),
-    "s1": (("s1_time", "s1_band", "y", "x"), np.dtype(np.int16)),
-}
+from tessera_xr.sentinel.checks import (
+    ANEW,
+    LAYOUT,
+    band_faults,
+    grid_faults,
+    layout_faults,
+    orbit_faults,
+    time_faults,
+)
+from tessera_xr.sentinel.period import MAX_DAYS, Period, PeriodLike, resolve_period
+from tessera_xr.sentinel.pieces import Request
+from tessera_xr.sentinel.plan import make_plan, missing_sensor
 
 
 def as_cube(
@@ -56,12 +58,14 @@ def as_cube(
     offset : "auto", 0, 1000 or array_like, shape (s2 dates,)
         What to subtract from Sentinel-2 values of 1000 and above. "auto" decides for each date from metadata,
         source, processing baseline or date, and refuses if none of them tells.
-    s1_units : "auto", "db", "power", "amplitude" or "tessera"
-        Unit of VV and VH.
+    s1_units : "auto", "db", "power" (or "linear"), "amplitude" or "tessera"
+        Unit of VV and VH. What no backscatter can be is missing: not above 0 in power and amplitude, outside -80 to 40
+        in dB, and 0 dB in both bands at once.
     orbit : "ascending" or "descending", optional
         The orbit of all dates of `s1`.
     source : str, optional
-        Where the imagery is from: "planetary-computer" ("mpc"), "earth-search" ("aws") or any other text.
+        Where the imagery is from: "planetary-computer" ("mpc"), "earth-search" ("aws"), in any spelling, or another
+        text.
     period : int, str, tuple or Period, optional
         Keep these dates only, for example 2024 or ("2023-10-01", "2024-09-30").
 
@@ -74,50 +78,58 @@ def as_cube(
     Raises
     ------
     CubeError
-        With every fault found, each with its fix.
+        With every fault found, each with its fix; or if more than `period` is passed beside a cube.
+    SchemaError
+        If `period` can't be read, is longer than 366 days, or is a list.
 
     Warns
     -----
     TesseraWarning
-        If nothing tells clouds from clear sky, or a sensor has no date in the period.
+        If nothing tells clouds from clear sky, a sensor has no date in the period, or `s2` holds Sentinel-1 only.
     """
-    span = None if period is None else resolve_period(period)
+    span = () if period is None else (_one_period(period),)
     if isinstance(s2, xr.Dataset) and is_cube(s2):
-        if any(other is not None for other in (s1, s1_ascending, s1_descending)):
-            raise CubeError("s2 is a cube already, with its own s1; pass it alone, or the raw imagery of both sensors")
+        apart: dict[str, object] = {"s1": s1, "s1_ascending": s1_ascending, "s1_descending": s1_descending}
+        apart |= {"orbit": orbit, "source": source}
+        auto: dict[str, object] = {"mask": mask, "offset": offset, "s1_units": s1_units}
+        _refuse_beside_cube(
+            [name for name, value in apart.items() if value is not None]
+            + [name for name, value in auto.items() if not (isinstance(value, str) and value == "auto")]
+        )
         check_cube(s2)
-        return s2 if span is None else select_period(s2, span)
-    plan = make_plan(Request(s2, s1, s1_ascending, s1_descending, mask, offset, s1_units, orbit, source, span))
-    for text in plan.warnings:
-        warnings.warn(text, TesseraWarning, stacklevel=2)
-    return build(plan)
+        return select_period(s2, span[0]) if span else s2
+    return _made(Request(s2, s1, s1_ascending, s1_descending, mask, offset, s1_units, orbit, source, span))
+
+
+def as_cube_for(imagery: xr.Dataset | xr.DataArray, periods: Sequence[Period]) -> xr.Dataset:
+    """Return THE cube of the dates of `imagery` within `periods`, however long they are together.
+
+    Dates outside are left alone: they need be neither of a known offset nor of known units. See `as_cube`.
+
+    Raises
+    ------
+    CubeError
+        With every fault found, each with its fix.
+    """
+    return _made(Request(imagery, periods=tuple(periods)))
 
 
 def is_cube(ds: object) -> bool:
     """Say whether `ds` is THE cube, by its attribute and the names of its variables; `check_cube` looks closer."""
-    return isinstance(ds, xr.Dataset) and ds.attrs.get("tessera_xr_kind") == KIND and set(_LAYOUT) <= set(ds.data_vars)
+    return isinstance(ds, xr.Dataset) and ds.attrs.get("tessera_xr_kind") == KIND and set(LAYOUT) <= set(ds.data_vars)
 
 
 def check_cube(ds: xr.Dataset) -> None:
-    """Raise `CubeError`, with every fault found, unless `ds` is THE cube in all respects that need no data."""
+    """Raise `CubeError`, with every fault found, unless `ds` is THE cube in all respects that need no pixels.
+
+    Names, dimensions, dtypes, coordinates and the grid are looked at; nothing lazy but coordinates is computed.
+    """
     if not isinstance(ds, xr.Dataset):
         raise CubeError(f"a cube is an xarray Dataset, not {type(ds).__name__}; make one with as_cube(s2, s1)")
-    faults = (
-        []
-        if ds.attrs.get("tessera_xr_kind") == KIND
-        else ["attribute tessera_xr_kind is not 'cube'; use as_cube(s2, s1)"]
-    )
-    for name, (dims, dtype) in _LAYOUT.items():
-        if name not in ds:
-            faults.append(f"variable {name!r} is missing; make the cube with as_cube(s2, s1)")
-        elif ds[name].dims != dims:
-            faults.append(f"{name} has the dimensions {ds[name].dims}, not {dims}; transpose it back")
-        elif ds[name].dtype != dtype:
-            faults.append(f"{name} has dtype {ds[name].dtype}, not {dtype}; a mask or arithmetic may have changed it")
-    if not faults:
-        faults = _band_faults(ds) + _time_faults(ds) + _grid_faults(ds)
+    faults = [] if ds.attrs.get("tessera_xr_kind") == KIND else [f"attribute tessera_xr_kind is not {KIND!r}; {ANEW}"]
+    faults += layout_faults(ds) + band_faults(ds) + time_faults(ds) + orbit_faults(ds) + grid_faults(ds)
     if faults:
-        raise CubeError(faults)
+        raise CubeError(faults, heading="this is not a cube, or no longer one")
 
 
 def select_period(cube: xr.Dataset, period: PeriodLike) -> xr.Dataset:
@@ -127,11 +139,19 @@ def select_period(cube: xr.Dataset, period: PeriodLike) -> xr.Dataset:
     ------
     CubeError
         If none does.
+
+    Warns
+    -----
+    TesseraWarning
+        If a sensor has dates, but none in the period.
     """
-    span = resolve_period(period)
+    span = _one_period(period)
     keep = {dim: span.contains(cube[dim].values) for dim in ("s2_time", "s1_time")}
     if not any(k.any() for k in keep.values()):
         raise CubeError(f"no date falls into the period {span}; the cube covers {_covered(cube)}")
+    for sensor, dim in (("Sentinel-2", "s2_time"), ("Sentinel-1", "s1_time")):
+        if cube.sizes[dim] and not keep[dim].any():
+            warn(missing_sensor(sensor, "the cube", str(span)))
     keep = {dim: k for dim, k in keep.items() if not k.all()}
     return cube.isel(keep) if keep else cube
 
@@ -157,6 +177,32 @@ def fullest_year(cube: xr.Dataset) -> int | None:
     return int(years[counts.argmax()])
 
 
+def _made(request: Request) -> xr.Dataset:
+    plan = make_plan(request)
+    for text in plan.warnings:
+        warn(text)
+    return build(plan)
+
+
+def _one_period(period: PeriodLike) -> Period:
+    if isinstance(period, (list, range, np.ndarray)):
+        raise SchemaError(
+            f"period={period!r} is a list, which means several periods, but a cube is cut to one; make the cube "
+            "without period= and pass the list to embed(period=[...]), or give a pair of dates in round brackets"
+        )
+    return resolve_period(period)
+
+
+def _refuse_beside_cube(names: list[str]) -> None:
+    """Raise `CubeError` if anything was passed beside a cube that only raw imagery can be read with."""
+    if names:
+        raise CubeError(
+            f"s2 is a cube already, so {', '.join(f'{name}=' for name in names)} can't be heeded: its sensors, units, "
+            "offset and mask are settled. Pass it alone, or pass the raw imagery (a source can be noted with "
+            "cube.assign_attrs(source=...))"
+        )
+
+
 def _span(cube: xr.Dataset) -> tuple[np.datetime64, np.datetime64] | None:
     times = np.concatenate([cube[dim].values.astype("datetime64[D]") for dim in ("s2_time", "s1_time")])
     return (times.min(), times.max()) if len(times) else None
@@ -165,46 +211,3 @@ def _span(cube: xr.Dataset) -> tuple[np.datetime64, np.datetime64] | None:
 def _covered(cube: xr.Dataset) -> str:
     span = _span(cube)
     return "/".join(map(str, span)) if span else "no date at all"
-
-
-def _band_faults(ds: xr.Dataset) -> list[str]:
-    faults = []
-    for dim, bands in (("s2_band", S2_BANDS), ("s1_band", S1_BANDS)):
-        found = [str(v) for v in ds[dim].values] if dim in ds.coords else None
-        if found != list(bands):
-            faults.append(
-                f"{dim} is {found}, not {list(bands)}; put the bands into this order with ds.sel({dim}=[...])"
-            )
-    return faults
-
-
-def _time_faults(ds: xr.Dataset) -> list[str]:
-    faults = []
-    for dim in ("s2_time", "s1_time"):
-        times = ds[dim].values if dim in ds.coords else np.empty(0)
-        if times.dtype.kind != "M":
-            faults.append(f"{dim} has no datetime64 values; assign_coords({dim}=...) with dates")
-        elif np.isnat(times).any():
-            faults.append(f"{dim} has missing dates (NaT); drop these steps")
-        elif (np.diff(times) < np.timedelta64(0)).any():
-            faults.append(f"{dim} is not in order; sort it with ds.sortby({dim!r})")
-        elif dim == "s2_time" and len(np.unique(times)) < len(times):
-            faults.append(
-                "s2_time holds the same time twice; drop one, or make the cube anew with as_cube, which joins scenes"
-            )
-    if "s1_orbit" not in ds.coords or ds["s1_orbit"].dims != ("s1_time",):
-        return [*faults, "coordinate 's1_orbit' along s1_time is missing; assign it ('ascending', 'descending')"]
-    orbits = ds["s1_orbit"].values.astype(str)
-    if not np.isin(orbits, ORBITS).all():
-        faults.append(f"s1_orbit holds {sorted(set(orbits.tolist()) - set(ORBITS))}; only {ORBITS} are known")
-    if not faults and len(set(zip(orbits.tolist(), ds["s1_time"].values.tolist(), strict=True))) < len(orbits):
-        faults.append("s1_time holds the same time twice in one orbit; drop one, or make the cube anew with as_cube")
-    return faults
-
-
-def _grid_faults(ds: xr.Dataset) -> list[str]:
-    try:
-        box = geobox_of(ds)
-    except GridError as error:
-        return [str(error)]
-    return ["y ascends; flip it with ds.isel(y=slice(None, None, -1))"] if box.transform.e > 0 else []

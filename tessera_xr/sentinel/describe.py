@@ -9,7 +9,8 @@ from tessera_xr.errors import CubeError
 from tessera_xr.grid import bounds_lonlat, crs_name, geobox_of
 from tessera_xr.sentinel.bands import ORBITS, canonical_name
 from tessera_xr.sentinel.cube import fullest_year
-from tessera_xr.sentinel.plan import Request, make_plan
+from tessera_xr.sentinel.pieces import Request
+from tessera_xr.sentinel.plan import make_plan
 
 
 def describe_cube(cube: xr.Dataset) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +30,11 @@ def collecting(faults: list[str]) -> Iterator[None]:
 
 def as_dataset(obj: object, argument: str) -> xr.Dataset:
     """Return `obj` as a Dataset with a variable per band, undoing a band dimension if there is one."""
+    if _is_embeddings(obj):
+        raise CubeError(
+            f"{argument} holds embeddings already, no imagery; use them as they are, for example .tessera.rgb(), "
+            "or pass the imagery that they were made from"
+        )
     if isinstance(obj, xr.DataArray):
         if obj.name is None and _band_dim(obj) is None:
             raise CubeError(
@@ -47,29 +51,29 @@ def as_dataset(obj: object, argument: str) -> xr.Dataset:
     return _split_bands(obj, argument)
 
 
-def pick(ds: xr.Dataset, wanted: Collection[str], argument: str) -> xr.Dataset | None:
-    """Return the variables of `ds` that stand for the bands `wanted`, under those names, as (time, y, x).
-
-    None if there is no such variable. The result has y descending and x ascending, a CRS where one was found,
-    and keeps the coordinates along time.
-
-    Raises
-    ------
-    CubeError
-        If a band is there twice, or the dimensions, dates or dtypes can't be used.
-    """
+def find_bands(ds: xr.Dataset, wanted: Collection[str]) -> dict[str, list[Hashable]]:
+    """Return the bands of `wanted` that `ds` has, each with the variables that stand for it (one, or it is a fault)."""
     found: dict[str, list[Hashable]] = {}
     for name in ds.data_vars:
         band = canonical_name(name)
         if band is not None and band in wanted:
             found.setdefault(band, []).append(name)
-    twice = [
+    return found
+
+
+def pick(ds: xr.Dataset, wanted: Collection[str], argument: str, faults: list[str]) -> xr.Dataset | None:
+    """Return the variables of `ds` that stand for the bands `wanted`, under those names, as (time, y, x).
+
+    None if there is no such variable, or if it can't be brought into this form. The result has y descending and x
+    ascending, a CRS where one was found, and keeps the coordinates along time. Faults are added to `faults`; where
+    other checks can go on in spite of one (a band twice, dates out of order) the result is a stand-in for them.
+    """
+    found = find_bands(ds, wanted)
+    faults += [
         f"{band} is in {argument} {len(names)} times, as {names}; drop all but one"
         for band, names in found.items()
         if len(names) > 1
     ]
-    if twice:
-        raise CubeError(twice)
     if not found:
         return None
     names = {names[0]: band for band, names in found.items()}
@@ -77,9 +81,13 @@ def pick(ds: xr.Dataset, wanted: Collection[str], argument: str) -> xr.Dataset |
     for name, band in names.items():
         if band in S1_BANDS and (unit := unit_in_name(name)):
             picked[name].attrs["units"] = unit
-    crs = crs_of(ds)
-    picked = _normalise(picked.rename({old: new for old, new in names.items() if old != new}), argument)
-    return picked if crs is None else assign_crs(picked, crs)
+    out = None
+    with collecting(faults):
+        crs = crs_of(ds)
+        picked = picked.rename({old: new for old, new in names.items() if old != new})
+        picked = _normalise(_numbers_only(picked, argument, faults), argument, faults)
+        out = picked if crs is None else assign_crs(picked, crs)
+    return out  # noqa: RET504 - `collecting` may have ended the block early
 
 
 def nodata_of(band: xr.DataArray) -> float | None:
@@ -138,15 +146,23 @@ def _split_bands(ds: xr.Dataset, argument: str) -> xr.Dataset:
     return xr.Dataset(arrays, attrs=ds.attrs)
 
 
-def _normalise(ds: xr.Dataset, argument: str) -> xr.Dataset:
-    """Rename, order and check the dimensions of `ds`: (time, y, x), dates that never decrease, north up."""
-    wrong = [
-        f"{n} of {argument} has dtype {v.dtype}; numbers are needed"
-        for n, v in ds.data_vars.items()
-        if v.dtype.kind not in "uifb"
+def _is_embeddings(obj: object) -> bool:
+    array = obj.get("embeddings") if isinstance(obj, xr.Dataset) else obj
+    return isinstance(array, xr.DataArray) and array.name == "embeddings" and "band" in array.dims
+
+
+def _numbers_only(ds: xr.Dataset, argument: str, faults: list[str]) -> xr.Dataset:
+    """Return `ds` with zeros in place of what are no numbers, each of which is a fault."""
+    wrong = {name: array for name, array in ds.data_vars.items() if array.dtype.kind not in "uifb"}
+    faults += [
+        f"{name} of {argument} has dtype {array.dtype}; numbers are needed; convert them with .astype(...)"
+        for name, array in wrong.items()
     ]
-    if wrong:
-        raise CubeError(wrong)
+    return ds.assign({name: xr.zeros_like(array, dtype=np.uint16) for name, array in wrong.items()})
+
+
+def _normalise(ds: xr.Dataset, argument: str, faults: list[str]) -> xr.Dataset:
+    """Rename, order and check the dimensions of `ds`: (time, y, x), dates that never decrease, north up."""
     try:
         y, x = spatial_dims(ds)
     except GridError as error:
@@ -158,7 +174,7 @@ def _normalise(ds: xr.Dataset, argument: str) -> xr.Dataset:
     keep = [name for name, c in ds.coords.items() if set(c.dims) <= {"time"} or name in ("y", "x")]
     keep = [name for name in keep if not {"crs_wkt", "spatial_ref"} & set(ds[name].attrs)]
     ds = ds.drop_vars([name for name in ds.coords if name not in keep]).transpose(*DIMS)
-    ds = ds.assign_coords(time=_checked_times(ds, argument))
+    ds = _with_checked_times(ds, argument, faults)
     flips = {dim: slice(None, None, -1) for dim, up in (("y", True), ("x", False)) if _is_ascending(ds, dim) is up}
     return ds.isel(flips)
 
@@ -199,7 +215,8 @@ def _is_ascending(ds: xr.Dataset, dim: str) -> bool | None:
     return bool(values[0] < values[-1]) if len(values) > 1 else None
 
 
-def _checked_times(ds: xr.Dataset, argument: str) -> npt.NDArray[Any]:
+def _with_checked_times(ds: xr.Dataset, argument: str, faults: list[str]) -> xr.Dataset:
+    """Return `ds` with dates that never decrease; without them, checks that need dates can't go on."""
     times = ds["time"].values
     if times.dtype.kind != "M":
         raise CubeError(
@@ -208,8 +225,15 @@ def _checked_times(ds: xr.Dataset, argument: str) -> npt.NDArray[Any]:
         )
     if len(times) == 0:
         raise CubeError(f"{argument} has no dates at all")
-    if np.isnat(times).any():
-        raise CubeError(f"{int(np.isnat(times).sum())} dates of {argument} are missing (NaT); drop or fill these steps")
+    missing = np.isnat(times)
+    if missing.any():
+        fault = f"{int(missing.sum())} dates of {argument} are missing (NaT); drop or fill these steps"
+        if missing.all():
+            raise CubeError(fault)
+        faults.append(fault)
+        ds, times = ds.isel(time=~missing), times[~missing]
     if (np.diff(times) < np.timedelta64(0)).any():
-        raise CubeError(f"the dates of {argument} are not in order; sort them with ds.sortby('time')")
-    return times.astype("datetime64[ns]")
+        faults.append(f"the dates of {argument} are not in order; sort them with ds.sortby('time')")
+        order = np.argsort(times, kind="stable")
+        ds, times = ds.isel(time=order), times[order]
+    return ds.assign_coords(time=times.astype("datetime64[ns]"))

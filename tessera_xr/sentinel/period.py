@@ -82,7 +82,7 @@ def resolve_period(period: PeriodLike) -> Period:
     if found.days > MAX_DAYS:
         raise SchemaError(
             f"the period {found} has {found.days} days, but one embedding stands for at most {MAX_DAYS}; "
-            f"for several years give a list, for example period=[{start.year}, {start.year + 1}]"
+            f"for several years give embed a list of periods, for example period=[{start.year}, {start.year + 1}]"
         )
     return found
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,59 +15,12 @@ from tessera_xr.errors import CubeError, GridError
 from tessera_xr.grid import crs_of, geobox_of
 from tessera_xr.sentinel.align import common_grid
 from tessera_xr.sentinel.bands import CLEAR, S1_BANDS, S2_BANDS, SCL, accepted_names
-from tessera_xr.sentinel.forms import as_dataset, collecting, nodata_of, pick
+from tessera_xr.sentinel.forms import as_dataset, collecting, find_bands, nodata_of, pick
 from tessera_xr.sentinel.masks import check_codes, mask_dataset, vague_masks
 from tessera_xr.sentinel.period import Period
-from tessera_xr.sentinel.radiometry import find_source, reflectance_scale, resolve_offset, with_offset
+from tessera_xr.sentinel.pieces import Inputs, Piece, Plan, Request
+from tessera_xr.sentinel.radiometry import check_offset, find_source, reflectance_scale, resolve_offset, with_offset
 from tessera_xr.sentinel.sar import find_orbits, sar_unit
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user asked of `as_cube`, with the period resolved."""
-
-    s2: Any = None
-    s1: Any = None
-    s1_ascending: Any = None
-    s1_descending: Any = None
-    mask: Any = "auto"
-    offset: Any = "auto"
-    s1_units: str = "auto"
-    orbit: str | None = None
-    source: str | None = None
-    period: Period | None = None
-
-
-@dataclass
-class Piece:
-    """Some bands of one sensor, (time, y, x), on their own grid."""
-
-    data: xr.Dataset
-    name: str
-    """The argument it came in, for messages."""
-    box: GeoBox | None = None
-    scale: float = 1.0
-    """Sentinel-2: factor to reflectance x 10,000."""
-    unit: str = ""
-    """Sentinel-1: one of `sar.UNITS`."""
-    orbits: npt.NDArray[np.str_] | None = None
-    """Sentinel-1: the orbit of each date."""
-
-
-@dataclass
-class Plan:
-    """The pieces, the grid that they share, and what was found out about them."""
-
-    optical: list[Piece] = field(default_factory=list)
-    radar: list[Piece] = field(default_factory=list)
-    offset: npt.NDArray[np.uint16] | None = None
-    """Sentinel-2: what to subtract on each date."""
-    mask: str | None = None
-    """The variable that tells clear pixels: "SCL", "clear" or None."""
-    grid: GeoBox | None = None
-    attrs: dict[str, str] = field(default_factory=dict)
-    assumptions: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
 
 
 def make_plan(request: Request) -> Plan:
@@ -83,22 +35,28 @@ def make_plan(request: Request) -> Plan:
     inputs = _read(request, faults)
     if not inputs and not faults:
         raise CubeError("nothing to read: pass s2= (a Dataset of Sentinel-2 bands), s1=, or both")
-    plan.attrs = {"source": find_source(request.source, [ds for ds, _ in inputs.values()])}
+    _check_arguments(plan, request, inputs, faults)
+    _check_bands(plan, inputs, faults)
     _find_sensors(plan, request, inputs, faults)
-    _check_times(plan, request.period, faults)
-    _crop(plan, request.period)
+    _check_times(plan, request.periods, faults)
+    _crop(plan, request.periods)
     if plan.optical:
         _decide_optical(plan, request, inputs, faults)
     for piece in plan.radar:
         _decide_radar(plan, piece, inputs[piece.name][1], request.s1_units, faults)
     _find_grid(plan, faults)
     if faults:
-        raise CubeError(faults)
+        raise CubeError(list(dict.fromkeys(faults)), heading="this can't be read as a Sentinel cube")
     return plan
 
 
-Inputs = dict[str, tuple[xr.Dataset, "str | None"]]
-"""Argument -> the dataset, and the orbit that the argument implies."""
+def missing_sensor(sensor: str, where: str, periods: str) -> str:
+    """Return the warning for a `sensor` that has dates, but none in these `periods`."""
+    with_it = "radar" if sensor == "Sentinel-1" else "Sentinel-2"
+    return (
+        f"{where}: no {sensor} date falls into {periods}, though it has others; embeddings with and without {with_it} "
+        "differ (by 0.13-0.25 in cosine distance for radar): don't compare them"
+    )
 
 
 def _read(request: Request, faults: list[str]) -> Inputs:
@@ -120,16 +78,26 @@ def _read(request: Request, faults: list[str]) -> Inputs:
     return inputs
 
 
-def _find_sensors(plan: Plan, request: Request, inputs: Inputs, faults: list[str]) -> None:
-    """Fill in the pieces of `plan`, cut to the period."""
-    auto = isinstance(request.mask, str) and request.mask == "auto"
-    if isinstance(request.mask, str) and not auto:
+def _check_arguments(plan: Plan, request: Request, inputs: Inputs, faults: list[str]) -> None:
+    """Check what does not depend on the imagery; an `offset` or `source` at fault leaves the offset open."""
+    before = len(faults)
+    plan.attrs["source"] = "unknown"
+    with collecting(faults):
+        plan.attrs["source"] = find_source(request.source, [ds for ds, _ in inputs.values()])
+    with collecting(faults):
+        check_offset(request.offset)
+    plan.offset_is_open = len(faults) > before
+    if isinstance(request.mask, str) and request.mask != "auto":
         faults.append(
             f"mask={request.mask!r} is not known; give 'auto', None or a DataArray such as ds[{request.mask!r}]"
         )
+
+
+def _find_sensors(plan: Plan, request: Request, inputs: Inputs, faults: list[str]) -> None:
+    """Fill in the pieces of `plan`."""
+    auto = isinstance(request.mask, str) and request.mask == "auto"
     optical_bands = (*S2_BANDS, SCL, CLEAR) if auto else S2_BANDS
     radar_apart = any(name.startswith("s1") for name in inputs)
-    before = len(faults)
     for name, (ds, _) in inputs.items():
         if name.startswith("s2"):
             _add_piece(plan.optical, ds, optical_bands, name, faults)
@@ -137,27 +105,24 @@ def _find_sensors(plan: Plan, request: Request, inputs: Inputs, faults: list[str
             _add_piece(plan.radar, ds, S1_BANDS, name, faults)
     if not any(set(piece.data) & set(S2_BANDS) for piece in plan.optical):
         plan.optical = []
-    if len(faults) == before:
-        _check_bands(plan, inputs, faults)
     if plan.optical and request.mask is not None and not isinstance(request.mask, str):
         with collecting(faults):
-            _add_mask(plan, request.mask)
-    if plan.optical:
+            _add_mask(plan, request.mask, faults)
+    if plan.optical and not plan.offset_is_open:
         with collecting(faults):
             plan.optical[0].data = with_offset(plan.optical[0].data, request.offset)
     _drop_foreign_steps(plan)
 
 
 def _add_piece(pieces: list[Piece], ds: xr.Dataset, bands: Sequence[str], name: str, faults: list[str]) -> None:
-    with collecting(faults):
-        if (found := pick(ds, bands, name)) is not None:
-            pieces.append(Piece(found, name))
+    if (found := pick(ds, bands, name, faults)) is not None:
+        pieces.append(Piece(found, name))
 
 
-def _add_mask(plan: Plan, mask: Any) -> None:
-    found = pick(mask_dataset(mask), (SCL, CLEAR), "mask")
+def _add_mask(plan: Plan, mask: Any, faults: list[str]) -> None:
+    found = pick(mask_dataset(mask), (SCL, CLEAR), "mask", faults)
     if found is None:
-        raise AssertionError("a mask dataset holds SCL or clear")
+        return
     crs = crs_of(plan.optical[0].data)
     if crs is not None and crs_of(found) is None:
         found = assign_crs(found, crs)
@@ -165,22 +130,27 @@ def _add_mask(plan: Plan, mask: Any) -> None:
 
 
 def _check_bands(plan: Plan, inputs: Inputs, faults: list[str]) -> None:
-    expected: list[tuple[str, tuple[str, ...], list[Piece]]]
-    expected = [("s2", S2_BANDS, plan.optical)] if any(n.startswith("s2") for n in inputs) else []
-    expected += [(piece.name, S1_BANDS, [piece]) for piece in plan.radar]
-    expected += [
-        (name, S1_BANDS, []) for name in inputs if name.startswith("s1") and name not in {p.name for p in plan.radar}
-    ]
-    if plan.radar and not plan.optical and all(piece.name.startswith("s2") for piece in plan.radar):
-        expected = expected[1:]  # only Sentinel-1 was passed, in the first argument
-    for name, bands, pieces in expected:
-        missing = [band for band in bands if not any(band in piece.data for piece in pieces)]
-        if missing:
-            there = [str(v) for key, (ds, _) in inputs.items() if key.startswith(name) for v in ds.data_vars]
-            names = "; ".join(f"{band} is read from {accepted_names(band)}" for band in missing[:3])
-            faults.append(
-                f"{name} lacks {', '.join(missing)}; it holds {', '.join(there[:20]) or 'no variables'}. {names}"
-            )
+    """Hold the names of the variables against the bands needed, whatever the variables hold."""
+    here = {name: set(find_bands(ds, (*S2_BANDS, *S1_BANDS))) for name, (ds, _) in inputs.items()}
+    optical, radar = ([name for name in here if name.startswith(sensor)] for sensor in ("s2", "s1"))
+    held = set().union(*(here[name] for name in optical))
+    radar = radar or [name for name in optical if here[name] & set(S1_BANDS)]
+    if radar and optical and set(radar) <= set(optical) and not held & set(S2_BANDS):
+        plan.warnings.append(
+            "no Sentinel-2 band in s2; this makes a Sentinel-1-only cube. Pass it as s1= if that is meant"
+        )
+    elif optical:
+        _require_bands("s2", S2_BANDS, held, inputs, faults)
+    for name in radar:
+        _require_bands(name, S1_BANDS, here[name], inputs, faults)
+
+
+def _require_bands(name: str, bands: Sequence[str], held: set[str], inputs: Inputs, faults: list[str]) -> None:
+    missing = [band for band in bands if band not in held]
+    if missing:
+        there = [str(v) for key, (ds, _) in inputs.items() if key.startswith(name) for v in ds.data_vars]
+        names = "; ".join(f"{band} is read from {accepted_names(band)}" for band in missing[:3])
+        faults.append(f"{name} lacks {', '.join(missing)}; it holds {', '.join(there[:20]) or 'no variables'}. {names}")
 
 
 def _drop_foreign_steps(plan: Plan) -> None:
@@ -209,8 +179,8 @@ def _occupied(ds: xr.Dataset) -> npt.NDArray[np.bool_] | None:
     return keep
 
 
-def _check_times(plan: Plan, period: Period | None, faults: list[str]) -> None:
-    """Hold dates of the pieces against each other; crop to the period happens once they agree."""
+def _check_times(plan: Plan, periods: tuple[Period, ...], faults: list[str]) -> None:
+    """Hold the dates of the pieces against each other and against the periods."""
     faults += [
         f"{piece.name} and {plan.optical[0].name} do not have the same dates ({piece.data.sizes['time']} and "
         f"{plan.optical[0].data.sizes['time']}); keep the common ones first, with "
@@ -224,13 +194,18 @@ def _check_times(plan: Plan, period: Period | None, faults: list[str]) -> None:
         faults.append(
             f"no overlap in time: Sentinel-2 covers {texts[0]}, Sentinel-1 {texts[1]}; pass imagery of the same year"
         )
-    if (
-        period is not None
-        and spans
-        and not any(period.contains(p.data["time"]).any() for p in (*plan.optical, *plan.radar))
-    ):
+    if periods and spans and not any(_within(p.data, periods).any() for p in (*plan.optical, *plan.radar)):
         covered = " and ".join("/".join(map(str, span)) for span in spans)
-        faults.append(f"no date falls into the period {period}; the imagery covers {covered}")
+        faults.append(f"no date falls into the period {_names(periods)}; the imagery covers {covered}")
+
+
+def _within(ds: xr.Dataset, periods: tuple[Period, ...]) -> npt.NDArray[np.bool_]:
+    inside: npt.NDArray[np.bool_] = np.any([period.contains(ds["time"]) for period in periods], axis=0)
+    return inside
+
+
+def _names(periods: tuple[Period, ...]) -> str:
+    return ", ".join(map(str, periods))
 
 
 def _span(pieces: list[Piece]) -> tuple[Any, Any]:
@@ -238,22 +213,22 @@ def _span(pieces: list[Piece]) -> tuple[Any, Any]:
     return min(t[0] for t in times), max(t[-1] for t in times)
 
 
-def _crop(plan: Plan, period: Period | None) -> None:
-    if period is None:
+def _crop(plan: Plan, periods: tuple[Period, ...]) -> None:
+    if not periods:
         return
     for sensor, pieces in (("Sentinel-2", plan.optical), ("Sentinel-1", plan.radar)):
         for piece in list(pieces):
-            keep = period.contains(piece.data["time"])
+            keep = _within(piece.data, periods)
             piece.data = piece.data if keep.all() else piece.data.isel(time=keep)
             if not keep.any():
                 pieces.remove(piece)
-                plan.warnings.append(f"{piece.name}: no {sensor} date falls into {period}; the cube goes without")
+                plan.warnings.append(missing_sensor(sensor, piece.name, _names(periods)))
 
 
 def _decide_optical(plan: Plan, request: Request, inputs: Inputs, faults: list[str]) -> None:
-    with collecting(faults):
-        plan.offset, note = resolve_offset(plan.optical[0].data, plan.attrs["source"])
-        plan.attrs["s2_offset"] = note
+    if not plan.offset_is_open:
+        with collecting(faults):
+            plan.offset, plan.attrs["s2_offset"] = resolve_offset(plan.optical[0].data, plan.attrs["source"])
     notes = []
     for piece in plan.optical:
         if set(piece.data) & set(S2_BANDS):

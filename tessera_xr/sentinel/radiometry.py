@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,16 @@ OFFSET_BASELINE = 4.0
 PLANETARY_COMPUTER = "planetary-computer"
 EARTH_SEARCH = "earth-search"
 
+_SOURCES = {
+    "mpc": PLANETARY_COMPUTER,
+    "planetarycomputer": PLANETARY_COMPUTER,
+    "microsoftplanetarycomputer": PLANETARY_COMPUTER,
+    "aws": EARTH_SEARCH,
+    "earthsearch": EARTH_SEARCH,
+    "earthsearchv1": EARTH_SEARCH,
+}
+"""Names of sources, in lower case and without spaces, hyphens and the like."""
+
 BASELINE_NAMES = ("s2:processing_baseline", "processing_baseline", "processing:version", "processing_version")
 APPLIED_NAMES = ("earthsearch:boa_offset_applied", "boa_offset_applied")
 GIVEN = "offset_given"
@@ -33,15 +44,15 @@ OFFSET_NAMES = ("s2_offset", "boa_add_offset", "BOA_ADD_OFFSET", "s2:boa_add_off
 
 
 def find_source(source: str | None, datasets: list[xr.Dataset]) -> str:
-    """Return where the imagery is from: as told, else from the traces that STAC clients leave, else "unknown"."""
+    """Return where the imagery is from: as told, else from the traces that STAC clients leave, else "unknown".
+
+    Raises
+    ------
+    CubeError
+        If what was told is all but the name of a source whose offset is known.
+    """
     if source is not None:
-        short = {
-            "mpc": PLANETARY_COMPUTER,
-            "planetarycomputer": PLANETARY_COMPUTER,
-            "aws": EARTH_SEARCH,
-            "earthsearch": EARTH_SEARCH,
-        }
-        return short.get(source.strip().lower(), source)
+        return _known_source(source)
     traces: list[str] = []
     for ds in datasets:
         traces += [str(value) for value in ds.attrs.values() if isinstance(value, str)]
@@ -50,6 +61,22 @@ def find_source(source: str | None, datasets: list[xr.Dataset]) -> str:
     if "planetarycomputer" in text or "planetary-computer" in text:
         return PLANETARY_COMPUTER
     return EARTH_SEARCH if "earth-search" in text or "earthsearch" in text else "unknown"
+
+
+def _known_source(source: str) -> str:
+    """Return the usual name of a source, however it is written; any other text as it is."""
+    if not isinstance(source, str):
+        raise CubeError(f"source={source!r} is not known; give a text, such as '{EARTH_SEARCH}'")
+    plain = re.sub(r"[\W_]+", "", source.lower())
+    if plain in _SOURCES:
+        return _SOURCES[plain]
+    near = difflib.get_close_matches(plain, [name for name in _SOURCES if len(name) > 3], n=1, cutoff=0.8)
+    if near:
+        raise CubeError(
+            f"source={source!r} is not known, but close to '{_SOURCES[near[0]]}'; write '{PLANETARY_COMPUTER}' or "
+            f"'{EARTH_SEARCH}', or a text that is unlike both"
+        )
+    return source
 
 
 def reflectance_scale(ds: xr.Dataset) -> tuple[float, str]:
@@ -83,24 +110,32 @@ def reflectance_scale(ds: xr.Dataset) -> tuple[float, str]:
     return scale, f"{unit}, {'inferred from values' if not stated and scale == seen else 'from attributes'}"
 
 
-def with_offset(ds: xr.Dataset, offset: Any) -> xr.Dataset:
-    """Return `ds` with the `offset` that the user gave (0, 1000, or one of these per date) as a coordinate along time.
-
-    So it stays with its dates when steps are dropped. With offset="auto" `ds` is returned as it is.
-    """
+def check_offset(offset: Any) -> None:
+    """Raise `CubeError` unless `offset` is "auto", 0, 1000, or some of the latter two."""
     if isinstance(offset, str) and offset == "auto":
-        return ds
-    n = ds.sizes["time"]
-    values = np.asarray(offset.values if isinstance(offset, xr.DataArray) else offset)
+        return
+    values = np.asarray(offset)
     if values.dtype.kind not in "uif" or not np.isin(values, (0, OFFSET)).all():
         raise CubeError(
             f"offset={offset!r} is not known; it is 'auto', 0 (removed already), 1000 (to be subtracted), "
             "or one of these per date"
         )
+
+
+def with_offset(ds: xr.Dataset, offset: Any) -> xr.Dataset:
+    """Return `ds` with the `offset` that the user gave (0, 1000, or one of these per date) as a coordinate along time.
+
+    So it stays with its dates when steps are dropped. With offset="auto" `ds` is returned as it is.
+    """
+    if isinstance(offset, str):
+        return ds
+    n, values = ds.sizes["time"], np.asarray(offset)
     if values.shape not in ((), (n,)):
         raise CubeError(
             f"offset has shape {values.shape}, but Sentinel-2 has {n} dates; give one value, or one per date"
         )
+    if values.any() and ds.attrs.get("tessera_xr_kind") == "cube":
+        raise CubeError("offset= was passed with the s2 of a cube, where the offset is removed already; leave it out")
     return ds.assign_coords({GIVEN: ("time", np.broadcast_to(values, (n,)))})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,10 @@ TYPICAL = {"VV": (-10.0, 3.5), "VH": (-17.0, 4.0), "VH-VV": (-7.0, 2.0)}
 MARGIN = 6.0
 """By how much (a difference of chi-squares) one reading must be likelier than the other to be believed."""
 IMPLAUSIBLE = 30.0
+DB_RANGE = (-80.0, 40.0)
+"""No backscatter lies outside, in dB; what does (-9999, -32768) is missing."""
+DB_MEDIANS = (-45.0, 5.0)
+"""No median over a scene lies outside, in dB: calm water to cities."""
 
 _TO_DB: dict[str, Callable[[Any], Any]] = {
     "db": lambda v: v,
@@ -41,9 +45,10 @@ def sar_unit(ds: xr.Dataset, unit: str, argument: str) -> tuple[str, str]:
         If neither attributes nor values tell; a guess would be a silent mistake.
     """
     if unit != "auto":
-        if unit.strip().lower() not in UNITS:
+        name = {"linear": "power"}.get(unit.strip().lower(), unit.strip().lower())
+        if name not in UNITS:
             raise CubeError(f"s1_units={unit!r} is not known; the units are 'auto', {', '.join(map(repr, UNITS))}")
-        return unit.strip().lower(), "given by s1_units="
+        return name, "given by s1_units="
     bands = [ds[name] for name in S1_BANDS if name in ds]
     stated = {_stated_unit(band) for band in bands} - {None}
     if len(stated) > 1:
@@ -57,16 +62,24 @@ def sar_unit(ds: xr.Dataset, unit: str, argument: str) -> tuple[str, str]:
     return _seen_unit(samples, integer, argument), "inferred from values"
 
 
-def to_sar(band: xr.DataArray, unit: str) -> xr.DataArray:
-    """Return `band` (time, y, x) in TESSERA's scale, int16 = (dB + 50) * 200 from 0 to 32767, 0 = missing."""
-    out: xr.DataArray = xr.apply_ufunc(
-        _to_sar,
-        band.drop_vars(list(band.coords)),
-        kwargs={"unit": unit, "nodata": nodata_of(band)},
-        dask="parallelized",
-        output_dtypes=[np.int16],
-    )
-    return out
+def to_sar(ds: xr.Dataset, unit: str) -> Iterator[xr.DataArray]:
+    """Yield VV and VH (time, y, x) in TESSERA's scale, int16 = (dB + 50) * 200 from 0 to 32767, 0 = missing.
+
+    Missing are no data, power and amplitude that are not above 0, dB outside `DB_RANGE`, and dB that is exactly 0 in
+    both bands, which is a fill: on its own 0 dB is a bright pixel.
+    """
+    arrays = [ds[name].drop_vars(list(ds[name].coords)) for name in S1_BANDS]
+    void: Any = (arrays[0] == 0) & (arrays[1] == 0) if unit == "db" else False
+    for array in arrays:
+        out: xr.DataArray = xr.apply_ufunc(
+            _to_sar,
+            array,
+            void,
+            kwargs={"unit": unit, "nodata": nodata_of(array)},
+            dask="parallelized",
+            output_dtypes=[np.int16],
+        )
+        yield out
 
 
 def find_orbits(ds: xr.Dataset, orbit: str | None, argument: str) -> npt.NDArray[np.str_]:
@@ -108,14 +121,14 @@ def _stated_orbits(ds: xr.Dataset) -> dict[str, Any]:
     return {name: stated[name] for name in stated if name.lower() in ORBIT_NAMES}
 
 
-def _to_sar(values: Any, *, unit: str, nodata: float | None) -> npt.NDArray[np.int16]:
-    missing = np.zeros(values.shape, bool) if nodata is None else values == nodata
+def _to_sar(values: Any, void: Any, *, unit: str, nodata: float | None) -> npt.NDArray[np.int16]:
+    missing = np.broadcast_to(void, values.shape) if nodata is None else void | (values == nodata)
     if unit == "tessera":
         scaled = np.where(missing | ~np.isfinite(values), 0, values)
     else:
         values = values.astype(np.result_type(values.dtype, np.float32), copy=False)
-        if unit != "db":
-            values = np.where(values > 0, values, np.nan)
+        plausible = (values >= DB_RANGE[0]) & (values <= DB_RANGE[1]) if unit == "db" else values > 0
+        values = np.where(plausible, values, np.nan)
         decibel = np.where(missing, np.nan, _TO_DB[unit](values))
         scaled = np.nan_to_num((decibel + 50) * 200, nan=0, posinf=0, neginf=0)
     return np.clip(scaled, 0, 32767).astype(np.int16)
@@ -132,16 +145,32 @@ def _stated_unit(band: xr.DataArray) -> str | None:
 
 
 def _seen_unit(samples: dict[str, npt.NDArray[np.float64]], integer: bool, argument: str) -> str:
+    samples = {name: _without_fills(values) for name, values in samples.items()}
     values = np.concatenate(list(samples.values()))
-    if np.mean(values < 0) > 0.01:
-        return "db"
+    if not values.size:
+        raise CubeError(f"the units of {argument} can't be told: a sample holds nothing but fills; {_NO_UNIT}")
+    medians = {name: float(np.median(values)) for name, values in samples.items() if values.size}
+    if np.mean(values < 0) > 0.5:  # power less its noise may be below 0 too, but not for the most part
+        if values.min() >= DB_RANGE[0] and all(DB_MEDIANS[0] <= m <= DB_MEDIANS[1] for m in medians.values()):
+            return "db"
+        raise CubeError(_cannot_tell(argument, medians, f"least {values.min():.4g}, which is no dB", "dB x 100?"))
     if integer or np.median(values) > 500:
         return _seen_integers(samples, argument)
     power, amplitude = (_misfit(samples, _TO_DB[name]) for name in ("power", "amplitude"))
     if min(power, amplitude) > IMPLAUSIBLE or abs(power - amplitude) < MARGIN:
-        medians = ", ".join(f"median {name} {np.median(values):.4g}" for name, values in samples.items() if values.size)
-        raise CubeError(f"the units of {argument} can't be told ({medians}: power or amplitude?); {_NO_UNIT}")
+        raise CubeError(_cannot_tell(argument, medians, "power or amplitude?"))
     return "power" if power < amplitude else "amplitude"
+
+
+def _without_fills(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return `values` without one that stands for no data, such as -9999; many values so low are no fill."""
+    low = values < DB_RANGE[0]
+    return values[~low] if len(np.unique(values[low])) <= 2 else values
+
+
+def _cannot_tell(argument: str, medians: dict[str, float], *doubts: str) -> str:
+    told = [f"median {name} {median:.4g}" for name, median in medians.items()]
+    return f"the units of {argument} can't be told ({', '.join((*told, *doubts[:-1]))}: {doubts[-1]}); {_NO_UNIT}"
 
 
 def _seen_integers(samples: dict[str, npt.NDArray[np.float64]], argument: str) -> str:

@@ -50,6 +50,8 @@ def open_tile(folder: str | Path, year: int | None = None, geobox: GeoBox | None
         If files are missing, damaged, or of shapes and dtypes that don't go together; every such fault is listed.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise CubeError(f"{folder}: there is no such folder; give one that holds bands.npy, masks.npy and doys.npy")
     faults: list[str] = []
     arrays = _load(folder, faults)
     grid, tags = (geobox, {}) if geobox is not None else _read_roi(folder / "roi.tiff", faults)
@@ -60,7 +62,7 @@ def open_tile(folder: str | Path, year: int | None = None, geobox: GeoBox | None
     if not faults:
         faults += _day_faults(arrays, year)
     if faults or grid is None:
-        raise CubeError([f"{folder}: {fault}" for fault in faults])
+        raise CubeError([f"{folder}: {fault}" for fault in faults], heading="this can't be read as a d-pixel tile")
     attrs = {"source": "unknown", "s2_mask": "masks.npy, 1 = clear"} | {k: tags[k] for k in _ATTRS if k in tags}
     attrs["assumptions"] = f"the dates are of the year {year}; the tile holds days only" if assumed else ""
     return assemble(*_optical(arrays, year, grid), *_radar(arrays, year, grid), grid, attrs)
@@ -132,9 +134,6 @@ def _steps(array: xr.DataArray) -> Iterator[tuple[int, int]]:
 
 def _load(folder: Path, faults: list[str]) -> dict[str, npt.NDArray[Any]]:
     """Map the arrays into memory; a pair of Sentinel-1 files may be absent, and is left out then."""
-    if not folder.is_dir():
-        faults.append("there is no such folder")
-        return {}
     names = ["bands", "masks", "doys"]
     for orbit in ORBITS:
         pair = [f"sar_{orbit}", f"sar_{orbit}_doy"]
