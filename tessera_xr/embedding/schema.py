@@ -92,6 +92,7 @@ def describe_embeddings(ds: xr.Dataset) -> str:
     """Return an inventory of embeddings: model, period, grid, memory, and what can be done next."""
     emb = ds[EMBEDDINGS]
     sha = str(ds.attrs.get("weights_sha256", "unknown"))
+    sha = sha if sha.startswith("untrained") else sha[:12]
     times = [np.atleast_1d(ds[c].values) for c in ("time", "time_end") if c in ds.coords]
     spans = ["/".join(str(t)[:10] for t in span) for span in zip(*times, strict=True)]
     spans = spans or [str(ds.attrs.get("period", "unknown"))]
@@ -99,7 +100,7 @@ def describe_embeddings(ds: xr.Dataset) -> str:
     share = "lazy: not counted" if lazy else f"{has_data(ds).mean().item():.0%} of the pixels have data"
     lines = [
         f"TESSERA embeddings, {emb.sizes['band']} dimensions, {emb.dtype}{' with scales' if SCALES in ds else ''}",
-        f"  model        {ds.attrs.get('model', 'unknown')}, weights {sha if sha.startswith('untrained') else sha[:12]}",
+        f"  model        {ds.attrs.get('model', 'unknown')}, weights {sha}",
         f"  period       {', '.join(spans)}",
         f"  grid         {describe_grid(ds)}",
         f"  data         {share}, {emb.nbytes / 1e6:,.1f} MB",
