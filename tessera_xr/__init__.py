@@ -19,12 +19,21 @@ if TYPE_CHECKING:
     from tessera_xr.embedding.points import sample
     from tessera_xr.embedding.quantize import dequantize, quantize
     from tessera_xr.encoder.checkpoints import models
+    from tessera_xr.encoder.files import save_encoder
     from tessera_xr.export import to_geotiff
+    from tessera_xr.pretraining.config import PretrainConfig
+    from tessera_xr.pretraining.pool import Pool
+    from tessera_xr.pretraining.train import pretrain
+    from tessera_xr.pretraining.views import ViewOptions
+    from tessera_xr.pretraining.writing import write_pool
     from tessera_xr.sentinel.cube import as_cube
     from tessera_xr.sentinel.tiles import open_tile, save_tile
 
 _WHERE = {
     "Components": "analysis.components",
+    "Pool": "pretraining.pool",
+    "PretrainConfig": "pretraining.config",
+    "ViewOptions": "pretraining.views",
     "as_cube": "sentinel.cube",
     "dequantize": "embedding.quantize",
     "embed": "embedding.embed",
@@ -32,15 +41,21 @@ _WHERE = {
     "fit_components": "analysis.components",
     "models": "encoder.checkpoints",
     "open_tile": "sentinel.tiles",
+    "pretrain": "pretraining.train",
     "quantize": "embedding.quantize",
     "sample": "embedding.points",
+    "save_encoder": "encoder.files",
     "save_tile": "sentinel.tiles",
     "to_geotiff": "export",
     "tutorial": "tutorial",
+    "write_pool": "pretraining.writing",
 }
 
 __all__ = [
     "Components",
+    "Pool",
+    "PretrainConfig",
+    "ViewOptions",
     "__version__",
     "accessor",
     "as_cube",
@@ -51,11 +66,14 @@ __all__ = [
     "fit_components",
     "models",
     "open_tile",
+    "pretrain",
     "quantize",
     "sample",
+    "save_encoder",
     "save_tile",
     "to_geotiff",
     "tutorial",
+    "write_pool",
 ]
 
 

@@ -97,7 +97,7 @@ def embed_pixels(
     >>> txr.embed_pixels(s2, np.arange(10, 210, 10), model="mini").shape  # doctest: +SKIP
     (5, 128)
     """
-    arrays = _check_pixels(s2, s2_doy, s2_valid, s1, s1_doy, s1_orbit)
+    arrays = check_pixels(s2, s2_doy, s2_valid, s1, s1_doy, s1_orbit)
     encoder = load_encoder(model, weights, device=device, precision=precision)
     n_dims = resolve_dims(encoder.record, dims)
     check_options(dtype, token_budget, seed)
@@ -262,7 +262,7 @@ def _series(
     return Series(np.ascontiguousarray(values), doy, np.ascontiguousarray(valid), mean, std)
 
 
-def _check_pixels(
+def check_pixels(
     s2: npt.ArrayLike | None,
     s2_doy: npt.ArrayLike | None,
     s2_valid: npt.ArrayLike | None,

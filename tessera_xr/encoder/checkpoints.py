@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tessera_xr._warn import warn
 from tessera_xr.encoder.device import Precision, resolve_device, resolve_precision
+from tessera_xr.encoder.files import read_encoder_file
 from tessera_xr.encoder.hub import hash_file, is_here, locate
 from tessera_xr.encoder.network import MAX_DOY, Backbone, TesseraEncoder, doy_encoding
 from tessera_xr.encoder.payload import read_payload, recognise
@@ -116,11 +117,13 @@ def resolve_model(model: PathLike, weights: PathLike | None = None) -> ModelSour
         )
     if model in RECORDS:
         return ModelSource(str(model), None)
-    if isinstance(model, os.PathLike) or os.sep in model or Path(model).suffix in (".pt", ".pth"):
+    if isinstance(model, os.PathLike) or os.sep in model or Path(model).suffix in (".pt", ".pth", ".safetensors"):
         return ModelSource(None, _existing(model))
     close = get_close_matches(model.lower(), RECORDS, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
-    raise CheckpointError(f"there is no model {model!r}{hint}; {names()}, or give the path of a file of weights (.pt)")
+    raise CheckpointError(
+        f"there is no model {model!r}{hint}; {names()}, or give the path of a file of weights (.pt, .safetensors)"
+    )
 
 
 def load_encoder(
@@ -187,11 +190,20 @@ _LOADING = threading.Lock()  # two threads of a worker must not load the same we
 def _load(
     path: Path, stamp: tuple[int, int], name: str | None, device: torch.device, precision: torch.dtype
 ) -> Encoder:
-    payload = read_payload(path)
-    record, state = recognise(payload, path, name)
+    if path.suffix == ".safetensors":
+        record, state = read_encoder_file(path)
+        _same_sizes(record, path, name)
+    else:
+        record, state = recognise(read_payload(path), path, name)
     network = _build(record, state, path)
     logger.info("loaded %s from %s on %s", record.name, path, device)
     return Encoder(record, network.to(device), hash_file(path, stamp), device, precision)
+
+
+def _same_sizes(record: ModelRecord, path: Path, name: str | None) -> None:
+    """Raise `CheckpointError` if the model that was asked for has other sizes than an encoder of one's own."""
+    if name is not None and (RECORDS[name].family, RECORDS[name].arch) != (record.family, record.arch):
+        raise CheckpointError(f"{path} holds {record.name!r}, not {name!r} as asked for; name the file alone")
 
 
 @lru_cache(maxsize=4)

@@ -1,0 +1,1 @@
+"""TESSERA's own training recipe, on the user's own d-pixels."""
