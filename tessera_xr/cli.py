@@ -29,14 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("--model", default="mini", help="a name (see 'tessera-xr models') or a file of weights")
     options.add_argument("--out", type=Path, default=Path("demo"), help="folder for what is written")
     chosen = parser.parse_args(arguments)
-    warnings.showwarning = lambda message, *_: print(f"Note: {message}", file=sys.stderr)
-    warnings.filterwarnings("ignore")
-    warnings.filterwarnings("always", category=TesseraWarning)
     try:
-        if chosen.command == "models":
-            print(txr.models().to_string())
-        else:
-            demo(chosen.s2, chosen.s1, chosen.period, chosen.model, chosen.out)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"Note: {message}", file=sys.stderr)
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", TesseraWarning)
+            _run(chosen)
     except TesseraError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
@@ -46,6 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _run(chosen: argparse.Namespace) -> None:
+    if chosen.command == "models":
+        print(txr.models().to_string())
+    else:
+        demo(chosen.s2, chosen.s1, chosen.period, chosen.model, chosen.out)
 
 
 def demo(s2: str | None, s1: str | None, period: str | None, model: str, out: Path) -> None:

@@ -61,9 +61,5 @@ class DeviceError(TesseraError, RuntimeError):
     """The device or precision asked for isn't to be had here."""
 
 
-class MissingDependencyError(TesseraError, ImportError):
-    """An optional package is needed; the message names the extra that brings it."""
-
-
 class TesseraWarning(UserWarning):
     """Something was assumed, or done less well than it could be; the message says what and why."""

@@ -162,7 +162,8 @@ def load_encoder(
     place = resolve_device(device)
     dtype = resolve_precision(precision, place)
     if source.name == "mini" and source.path is None:
-        return _untrained(place, dtype)
+        with _LOADING:  # seeding is the process's: two threads at once would draw other weights
+            return _untrained(place, dtype)
     path = source.path or locate(RECORDS[str(source.name)])
     stat = path.stat()
     with _LOADING:
