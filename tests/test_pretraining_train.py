@@ -67,6 +67,16 @@ def whole(pool, tmp_path_factory):
     return run(pool, tmp_path_factory.mktemp("whole") / "run")
 
 
+def test_levelling_changes_the_last_layer_of_what_is_saved_and_nothing_of_the_run(pool, whole, tmp_path):
+    config = replace(TINY, level=0.25)
+    run(pool, tmp_path, config, stop_after=7)
+    levelled = run(pool, tmp_path, config, resume=True)
+    pd.testing.assert_frame_equal(levelled.log.drop(columns="seconds"), whole.log.drop(columns="seconds"))
+    changed = {k for k, v in weights(levelled).items() if not torch.equal(v, weights(whole)[k])}
+    assert changed == {"dim_reducer.4.weight", "dim_reducer.4.bias"}
+    assert_same(levelled, run(pool, tmp_path, config, resume=True))
+
+
 def test_a_run_that_stops_and_goes_on_ends_the_same(pool, whole, tmp_path):
     first = run(pool, tmp_path, stop_after=2)
     assert not first.finished

@@ -75,6 +75,8 @@ class PretrainConfig:
     """Weight of a reconstruction of the pixel's year by a linear head, which is thrown away; 0 leaves it out."""
     auxiliary_alone: float = 0.0
     """Share of the run, at its start, in which there is nothing but the auxiliary losses: one view, twice as fast."""
+    level: float | None = None
+    """After training, divide each principal component of the output by its variance to this power; None leaves it."""
     seed: int = 0
     """Of weights, views and order."""
     device: str = "auto"
@@ -107,7 +109,7 @@ class PretrainConfig:
             or value < least
         ]
         shares = {name: getattr(self, name) for name in _SHARES}
-        shares |= {} if self.quantise_from is None else {"quantise_from": self.quantise_from}
+        shares |= {name: v for name in ("quantise_from", "level") if (v := getattr(self, name)) is not None}
         faults += [f"{k} is a share from 0 to 1, not {v!r}" for k, v in shares.items() if not 0 <= v <= 1]
         faults += [f"{k} must be 0 or above, not {v!r}" for k in _AT_LEAST_0 if not (v := getattr(self, k)) >= 0]
         faults += [f"{k} must be above 0, not {v!r}" for k in _ABOVE_0 if not (v := getattr(self, k)) > 0]
@@ -143,7 +145,15 @@ class PretrainConfig:
 
 MINI = PretrainConfig(
     architecture=NANO,
-    views=ViewOptions(n_steps=16, season_shift=183, s2_gain=0.05, s1_offset=0.5, date_dropout=0.5, monthly=0.3),
+    views=ViewOptions(
+        n_steps=16,
+        season_shift=183,
+        s2_gain=0.05,
+        s1_offset=0.5,
+        date_dropout=0.6,
+        monthly=0.3,
+        sensor_dropout=0.05,
+    ),
     batch_size=128,
     learning_rate=1.5e-3,
     projector_width=512,
@@ -152,7 +162,8 @@ MINI = PretrainConfig(
     divide_by_width=True,
     matryoshka="rebuild",
     rebuild_weight=0.1,
-    auxiliary=1.0,
-    auxiliary_alone=0.5,
+    auxiliary=3.0,
+    auxiliary_alone=0.6,
+    level=0.25,
 )
-"""Settings for a small encoder on a CPU, in minutes: not the paper's recipe, but what carries the early training."""
+"""Settings for a small encoder on a CPU: the paper's losses, after a start that the auxiliary one carries."""

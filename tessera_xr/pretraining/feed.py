@@ -18,11 +18,12 @@ from tessera_xr.pretraining.objective import TrainBatch
 from tessera_xr.pretraining.pool import Pool
 from tessera_xr.pretraining.ragged import PixelBatch, Ragged, dense, offsets_of
 from tessera_xr.pretraining.targets import TargetScaling, fit_targets, scaled_targets
-from tessera_xr.pretraining.views import Scaling, View, augment, draw_view, scalings, spread_view
+from tessera_xr.pretraining.views import Scaling, View, ViewOptions, augment, draw_view, scalings, spread_view
 
 FITTED_ON = 4096  # pixels that the scale of the auxiliary targets is taken from
 WATCHED_STEPS = 64  # RankMe is to see pixels as users embed them, not the noise of sparse views
-_VIEWS = 1  # stream of random numbers
+LEVELLED_ON = 8192
+_VIEWS, _LEVELLING = 1, 2  # streams of random numbers
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,13 @@ class Feed:
                 if step + 1 < last:
                     coming = worker.submit(self.batch, step + 1)
                 yield batch
+
+    def for_levelling(self) -> tuple[View, View, View]:
+        """Return pixels spread over the pool, seen fully and by two random samplings (see `level_output`)."""
+        n, rng = min(LEVELLED_ON, len(self.pool)), np.random.default_rng([self.config.seed, _LEVELLING])
+        pixels = self.pool.read(np.linspace(0, len(self.pool) - 1, n).astype(np.intp))
+        drawn = [draw_view(pixels, ViewOptions(), self.scaling, rng) for _ in range(2)]
+        return spread_view(pixels, WATCHED_STEPS, self.scaling), drawn[0], drawn[1]
 
     def watched(self) -> View:
         """Return a view of the pixels that RankMe is measured on: the same for the whole run, without changes."""

@@ -73,7 +73,7 @@ class Journal:
                 losses.plot(table["step"], table[name], label=name.replace("_", " "), lw=1)
         losses.set(xlabel="update", ylabel="loss (weighted)", yscale="log")
         if losses.lines:
-            losses.legend(frameon=False)
+            figure.legend(loc="outside upper left", ncols=len(PARTS), frameon=False)
         measured = table.dropna(subset=["rank_me"])
         rank.plot(measured["step"], measured["rank_me"], marker=".")
         rank.set(xlabel="update", ylabel="RankMe of the embeddings")

@@ -23,6 +23,7 @@ from tessera_xr.errors import SchemaError, TesseraError
 from tessera_xr.pretraining.config import PretrainConfig
 from tessera_xr.pretraining.feed import Feed, open_feed
 from tessera_xr.pretraining.journal import PARTS, Journal, interruptible, load_checkpoint, save_checkpoint
+from tessera_xr.pretraining.levelling import level_output
 from tessera_xr.pretraining.losses import rank_me
 from tessera_xr.pretraining.objective import Encode, TrainBatch, Trainee, batch_losses
 from tessera_xr.pretraining.pool import Pool
@@ -277,10 +278,14 @@ def _check_same(stored: dict[str, Any], identity: dict[str, str], folder: Path) 
 def _finish(run: _Run, journal: Journal, name: str, licence: str) -> Result:
     """Write the encoder and the curves."""
     journal.plot(run.folder / CURVES)
+    network = run.trainee.encoder.eval()
+    if run.config.level is not None:
+        views = (view.to(run.device) for view in run.feed.for_levelling())
+        network = level_output(network, *views, power=run.config.level)
     recipe = {"settings": run.config.as_dict(), "steps": run.step, "pool": {"pixels": len(run.feed.pool)}}
     path = save_encoder(
         run.folder / ENCODER,
-        run.trainee.encoder,
+        network,
         run.feed.pool.statistics,
         name=name,
         matryoshka=run.config.lengths,
