@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 OUT ?= demo
 
-.PHONY: help demo test lab lint types bench clean
+.PHONY: help demo test lab lint types bench quality clean
 
 help:
 	@echo "make demo               a Sentinel cube to embeddings to a first map, in $(OUT)/"
@@ -13,6 +13,7 @@ help:
 	@echo "make lab                open JupyterLab on the notebooks"
 	@echo "make lint, make types   check style and types"
 	@echo "make bench              measure how fast this machine embeds"
+	@echo "make quality            judge the encoder in the package (ten minutes; real data in DATA, ../shared/data)"
 	@echo "make clean              remove the environment and what the demo wrote"
 
 demo:
@@ -40,6 +41,10 @@ types:
 bench:
 	@$(PYTHON) scripts/bootstrap.py $(VENV) dev
 	@$(BIN)/python benchmarks/embed.py
+
+quality:
+	@$(PYTHON) scripts/bootstrap.py $(VENV) dev
+	@$(BIN)/python -m benchmarks.encoder_quality $(if $(DATA),--data "$(DATA)")
 
 clean:
 	rm -rf $(VENV) $(OUT) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
