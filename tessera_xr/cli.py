@@ -55,6 +55,8 @@ def _run(chosen: argparse.Namespace) -> None:
 
 def demo(s2: str | None, s1: str | None, period: str | None, model: str, out: Path) -> None:
     """Embed a cube (a simulated one without files) and write a first map of it, PNG and GeoTIFF, into `out`."""
+    from tessera_xr.embedding.schema import OFFICIAL
+    from tessera_xr.encoder.registry import UNOFFICIAL
     from tessera_xr.grid import crs_name
     from tessera_xr.sentinel.cube import fullest_year, select_period
     from tessera_xr.views.render import save_figure, true_colour
@@ -70,8 +72,8 @@ def demo(s2: str | None, s1: str | None, period: str | None, model: str, out: Pa
     emb = txr.embed(cube, model, period=period).compute()
     embedded = time.perf_counter()
     picture = emb.tessera.rgb()
-    trained = "" if not str(emb.attrs["weights_sha256"]).startswith("untrained") else " (untrained)"
-    heading = f"{emb.attrs['model']}{trained}, {emb.attrs['period']}, {crs_name(emb.odc.crs)}"
+    note = f"\n({UNOFFICIAL})" if OFFICIAL in emb.attrs else ""
+    heading = f"{emb.attrs['model']}, {emb.attrs['period']}, {crs_name(emb.odc.crs)}{note}"
     pictures = {"Sentinel-2, median of the clear dates": true_colour(cube)} if cube.sizes["s2_time"] else {}
     save_figure({**pictures, "Embeddings, first three components": picture}, out / "map.png", heading)
     picture.tessera.to_geotiff(out / "map.tif")

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import tessera_xr as txr
-from tessera_xr.encoder import checkpoints, hub
+from tessera_xr.encoder import hub
 from tessera_xr.encoder.checkpoints import load_encoder, refuse_other_imagery
 from tessera_xr.encoder.device import resolve_device, resolve_precision
 from tessera_xr.encoder.payload import recognise
@@ -25,7 +25,6 @@ from tessera_xr.errors import (
     CheckpointError,
     DeviceError,
     ModelUnavailableError,
-    TesseraWarning,
     VersionMismatchError,
 )
 
@@ -151,19 +150,6 @@ def test_v1_1_that_does_not_tell_its_imagery(v1_1):
 def test_v1_1_that_tells_of_other_imagery_than_asked_for(v1_1):
     with pytest.raises(CheckpointError, match=r"holds 'v1.1-aws', not 'v1.1-mpc' as asked for; name the model"):
         load_encoder("v1.1-mpc", v1_1("encoder.pt", data_source="aws"))
-
-
-def test_mini_says_that_it_is_untrained_and_is_always_the_same():
-    with pytest.warns(TesseraWarning, match=r"not trained yet.*txr.models\(\)"):
-        encoder = load_encoder("mini", device="cpu")
-    state = torch.random.get_rng_state()
-    checkpoints._untrained.cache_clear()
-    with pytest.warns(TesseraWarning):
-        again = load_encoder("mini", device="cpu")
-    assert torch.equal(torch.random.get_rng_state(), state), "the user's random state is left alone"
-    assert encoder.sha256 == again.sha256
-    for left, right in zip(encoder.network.parameters(), again.network.parameters(), strict=True):
-        assert torch.equal(left, right)
 
 
 # Faults ------------------------------------------------------------------------------------------------------------

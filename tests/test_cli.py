@@ -30,6 +30,19 @@ def test_a_map_of_a_tile_folder(tile, weights, tmp_path):
     assert main(["demo", "--s2", str(tile), "--model", str(weights), "--out", str(tmp_path / "out")]) == 0
 
 
+@pytest.mark.parametrize("official", [True, False])
+def test_a_map_says_where_the_model_is_not_the_official_one(official, tile, weights, tmp_path, capsys, monkeypatch):
+    headings = []
+    monkeypatch.setattr("tessera_xr.views.render.save_figure", lambda pictures, path, title: headings.append(title))
+    model = ["--model", str(weights)] if official else []
+    assert main(["demo", "--s2", str(tile), "--out", str(tmp_path / "out"), *model]) == 0
+    said = capsys.readouterr()
+    assert headings[0].startswith("v2-custom, 20" if official else "mini, 20")
+    assert headings[0].endswith("(not an official TESSERA model)") != official
+    assert ("official     no: trained with tessera_xr" in said.out) != official
+    assert "Note:" not in said.err
+
+
 def test_faults_are_told_in_a_line(tile, weights, tmp_path, capsys):
     text = tmp_path / "text.nc"
     text.write_text("no cube")

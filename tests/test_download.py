@@ -132,7 +132,7 @@ def test_a_download_with_another_hash_is_refused(hub):
     body = bytearray(hub.files[str(NANO.filename)])
     body[len(body) // 2] ^= 1
     hub.files[str(NANO.filename)] = bytes(body)
-    with pytest.raises(CheckpointError, match=r"its SHA-256 differs\); delete it, download it again"):
+    with pytest.raises(CheckpointError, match=r"its SHA-256 differs\); delete it and download it again"):
         load_encoder("v2-nano", device="cpu")
 
 

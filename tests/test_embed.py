@@ -18,7 +18,6 @@ from tessera_xr.errors import (
     DeviceError,
     ModelUnavailableError,
     SchemaError,
-    TesseraWarning,
     VersionMismatchError,
 )
 from tessera_xr.grid import geobox_of
@@ -283,16 +282,6 @@ def test_v1_1_is_not_cut_and_wants_its_own_imagery(cube, make_encoder, tmp_path)
         txr.embed(cube, path, period=2020, device="cpu")
     forced = txr.embed(cube, path, period=2020, device="cpu", check_imagery=False)
     np.testing.assert_allclose(forced.embeddings, emb.embeddings, rtol=TOLERANCE, atol=TOLERANCE)
-
-
-@pytest.mark.parametrize("lazy", [False, True], ids=["eager", "dask"])
-def test_mini_works_and_warns_once(lazy, cube):
-    with pytest.warns(TesseraWarning, match="not trained yet") as caught:
-        emb = txr.embed(cube.chunk(y=3) if lazy else cube, period=2020, device="cpu", progress=False)
-    emb = emb.compute(scheduler="synchronous")  # a second warning would be an error here
-    assert [w.category for w in caught].count(TesseraWarning) == 1
-    assert emb.attrs["model"] == "mini"
-    assert emb.embeddings.notnull().sum() == 35 * 128
 
 
 def test_the_cube_is_left_as_it_was(cube, embed):

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from tessera_xr.embedding.engine import Budget, DataType, check_options, encode, resolve_dims
-from tessera_xr.embedding.schema import COUNTS, EMBEDDINGS, SCALES, build_embeddings
+from tessera_xr.embedding.schema import COUNTS, EMBEDDINGS, OFFICIAL, SCALES, build_embeddings
 from tessera_xr.encoder.checkpoints import (
     Encoder,
     ModelSource,
@@ -223,6 +223,7 @@ def _attributes(
     return {
         "model": record.name,
         "model_family": record.family,
+        **({} if record.official else {OFFICIAL: "no: trained with tessera_xr, not by TESSERA's authors"}),
         "weights_sha256": encoder.sha256,
         "weights_licence": record.licence,
         **span,

@@ -15,6 +15,8 @@ from tessera_xr.grid import bounds_lonlat, crs_name, geobox_of, with_grid
 EMBEDDINGS, SCALES = "embeddings", "scales"
 COUNTS = ("s2_obs_count", "s1_asc_obs_count", "s1_desc_obs_count")
 KIND = "tessera_xr_kind"
+OFFICIAL = "model_official"
+"""Attribute of embeddings whose model TESSERA's authors did not train; absent from all others."""
 _COUNT_NAMES = ("clear Sentinel-2", "ascending Sentinel-1", "descending Sentinel-1")
 
 
@@ -91,8 +93,7 @@ def check_same_model(*embeddings: xr.Dataset) -> None:
 def describe_embeddings(ds: xr.Dataset) -> str:
     """Return an inventory of embeddings: model, period, grid, memory, and what can be done next."""
     emb = ds[EMBEDDINGS]
-    sha = str(ds.attrs.get("weights_sha256", "unknown"))
-    sha = sha if sha.startswith("untrained") else sha[:12]
+    sha = str(ds.attrs.get("weights_sha256", "unknown"))[:12]
     times = [np.atleast_1d(ds[c].values) for c in ("time", "time_end") if c in ds.coords]
     spans = ["/".join(str(t)[:10] for t in span) for span in zip(*times, strict=True)]
     spans = spans or [str(ds.attrs.get("period", "unknown"))]
@@ -101,6 +102,7 @@ def describe_embeddings(ds: xr.Dataset) -> str:
     lines = [
         f"TESSERA embeddings, {emb.sizes['band']} dimensions, {emb.dtype}{' with scales' if SCALES in ds else ''}",
         f"  model        {ds.attrs.get('model', 'unknown')}, weights {sha}",
+        *([f"  official     {ds.attrs[OFFICIAL]}"] if OFFICIAL in ds.attrs else []),
         f"  period       {', '.join(spans)}",
         f"  grid         {describe_grid(ds)}",
         f"  data         {share}, {emb.nbytes / 1e6:,.1f} MB",
@@ -111,7 +113,7 @@ def describe_embeddings(ds: xr.Dataset) -> str:
 
 def provenance(ds: xr.Dataset | xr.DataArray) -> dict[str, Any]:
     """Return what says where embeddings, or what was made of them, come from."""
-    names = ("model", "model_family", "weights_sha256", "weights_licence", "period", "source")
+    names = ("model", "model_family", OFFICIAL, "weights_sha256", "weights_licence", "period", "source")
     return {name: ds.attrs[name] for name in names if name in ds.attrs}
 
 

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor
 
-from tessera_xr._warn import warn
 from tessera_xr.encoder.device import Precision, resolve_device, resolve_precision
 from tessera_xr.encoder.files import read_encoder_file
 from tessera_xr.encoder.hub import hash_file, is_here, locate
 from tessera_xr.encoder.network import MAX_DOY, Backbone, TesseraEncoder, doy_encoding
 from tessera_xr.encoder.payload import read_payload, recognise
-from tessera_xr.encoder.registry import RECORDS, ModelRecord
+from tessera_xr.encoder.registry import RECORDS, UNOFFICIAL, ModelRecord
 from tessera_xr.encoder.teacher import TesseraTeacher
 from tessera_xr.errors import CheckpointError, ModelUnavailableError, VersionMismatchError
 
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
-UNTRAINED_SEED = 2024
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,12 @@ class Encoder:
     precision: torch.dtype
     """Of its matrix products."""
 
+    def __repr__(self) -> str:
+        size = sum(weight.numel() for weight in self.network.parameters())
+        precision = str(self.precision).removeprefix("torch.")
+        facts = [repr(self.record.name), *([] if self.record.official else [UNOFFICIAL]), f"{size:,} parameters"]
+        return f"Encoder({', '.join([*facts, str(self.device), precision, f'weights {self.sha256[:12]}'])})"
+
 
 @dataclass(frozen=True)
 class ModelSource:
@@ -61,6 +65,8 @@ class ModelSource:
 
 def models() -> pd.DataFrame:
     """List the models by name: generation, parameters, dimensions, size, licence, where from, and whether it is here.
+
+    `official` says that TESSERA's authors trained it; the bundled "mini" is an encoder of our own.
 
     Returns
     -------
@@ -78,8 +84,9 @@ def models() -> pd.DataFrame:
             "size_mb": round((r.n_bytes or 4 * r.n_parameters) / 1e6, 1),
             "imagery": r.imagery or "any",
             "licence": r.licence,
-            "source": "untrained, for trying out" if r.name == "mini" else r.repo or "a file that you have",
-            "available": r.name == "mini" or is_here(r),
+            "official": r.official,
+            "source": "in the package" if r.bundled else r.repo or "a file that you have",
+            "available": is_here(r),
         }
         for r in RECORDS.values()
     ]
@@ -104,17 +111,12 @@ def resolve_model(model: PathLike, weights: PathLike | None = None) -> ModelSour
         If the file doesn't exist.
     """
     if weights is not None:
-        if model not in RECORDS or model == "mini":
+        if model not in RECORDS or RECORDS[str(model)].bundled:
             raise CheckpointError(
                 f"weights= goes with the name of the model that is in the file, not {str(model)!r}; {names()}; "
                 "or pass the file itself as the model, and its version is recognised"
             )
         return ModelSource(str(model), _existing(weights))
-    if model == "mini":
-        warn(
-            "model 'mini' is not trained yet: its embeddings are random features, for trying out only. "
-            "Choose a trained one from txr.models()"
-        )
     if model in RECORDS:
         return ModelSource(str(model), None)
     if isinstance(model, os.PathLike) or os.sep in model or Path(model).suffix in (".pt", ".pth", ".safetensors"):
@@ -135,8 +137,9 @@ def load_encoder(
 ) -> Encoder:
     """Load a model; the same one is loaded once in a process.
 
-    Downloads it from the Hugging Face Hub if it is neither in the folder named by the environment variable
-    ``TESSERA_XR_WEIGHTS`` nor in the hub's cache; never if ``TESSERA_XR_OFFLINE`` or ``HF_HUB_OFFLINE`` is set.
+    "mini" comes with the package. Any other is downloaded from the Hugging Face Hub if it is neither in the folder
+    named by the environment variable ``TESSERA_XR_WEIGHTS`` nor in the hub's cache; never if ``TESSERA_XR_OFFLINE`` or
+    ``HF_HUB_OFFLINE`` is set.
 
     Parameters
     ----------
@@ -161,9 +164,6 @@ def load_encoder(
     source = model if isinstance(model, ModelSource) else resolve_model(model, weights)
     place = resolve_device(device)
     dtype = resolve_precision(precision, place)
-    if source.name == "mini" and source.path is None:
-        with _LOADING:  # seeding is the process's: two threads at once would draw other weights
-            return _untrained(place, dtype)
     path = source.path or locate(RECORDS[str(source.name)])
     stat = path.stat()
     with _LOADING:
@@ -205,15 +205,6 @@ def _same_sizes(record: ModelRecord, path: Path, name: str | None) -> None:
     """Raise `CheckpointError` if the model that was asked for has other sizes than an encoder of one's own."""
     if name is not None and (RECORDS[name].family, RECORDS[name].arch) != (record.family, record.arch):
         raise CheckpointError(f"{path} holds {record.name!r}, not {name!r} as asked for; name the file alone")
-
-
-@lru_cache(maxsize=4)
-def _untrained(device: torch.device, precision: torch.dtype) -> Encoder:
-    record = RECORDS["mini"]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(UNTRAINED_SEED)
-        network = TesseraEncoder(record.arch).eval()
-    return Encoder(record, network.to(device), f"untrained-{UNTRAINED_SEED}", device, precision)
 
 
 def _build(record: ModelRecord, state: dict[str, Tensor], path: Path) -> TesseraEncoder | TesseraTeacher:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 
 from tessera_xr._version import __version__
@@ -29,6 +30,7 @@ def save_encoder(
     matryoshka: tuple[int, ...] = (),
     licence: str = "unknown",
     recipe: Mapping[str, Any] | None = None,
+    half: bool = False,
 ) -> Path:
     """Write an encoder to one file, which `read_encoder_file` reads.
 
@@ -48,6 +50,8 @@ def save_encoder(
         Of the weights.
     recipe : mapping, optional
         How it was trained; plain values.
+    half : bool, default False
+        Store the weights in float16, half the size; they are computed with in float32 all the same.
 
     Returns
     -------
@@ -56,7 +60,7 @@ def save_encoder(
     Raises
     ------
     CheckpointError
-        If the path has another suffix.
+        If the path has another suffix, or a weight is not finite in float16 where `half` asks for it.
     """
     from safetensors.torch import save
 
@@ -74,15 +78,26 @@ def save_encoder(
         "package": __version__,
         "recipe": dict(recipe or {}),
     }
-    state = {k: v.detach().float().cpu().contiguous() for k, v in network.state_dict().items()}
+    state = {k: _stored(k, v, half) for k, v in network.state_dict().items()}
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_bytes(save(state, metadata={KEY: json.dumps(content)}))
     temporary.replace(path)
     return path
 
 
+def _stored(key: str, weight: Tensor, half: bool) -> Tensor:
+    """Return a weight as it is written, refusing what float16 can't hold."""
+    stored = weight.detach().cpu().to(torch.float16 if half else torch.float32).contiguous()
+    if half and not stored.isfinite().all():
+        raise CheckpointError(
+            f"weight {key!r} reaches {weight.abs().max():g}, which is not finite in float16 (up to 65,504); "
+            "save it with half=False"
+        )
+    return stored
+
+
 def read_encoder_file(path: PathLike) -> tuple[ModelRecord, dict[str, Tensor]]:
-    """Read a file that `save_encoder` wrote: what it is, and its weights.
+    """Read a file that `save_encoder` wrote: what it is, and its weights in the precision they are stored in.
 
     Raises
     ------
@@ -128,4 +143,5 @@ def _record(content: Mapping[str, Any], n_parameters: int) -> ModelRecord:
         n_dims=arch.n_out,
         matryoshka=tuple(content["matryoshka"]),
         licence=content["licence"],
+        official=False,
     )

@@ -1,4 +1,4 @@
-"""Where the files of weights are: the user's folder, the hub's cache, the hub."""
+"""Where the files of weights are: the package, the user's folder, the hub's cache, the hub."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from tessera_xr.errors import CheckpointError, ModelUnavailableError
 WEIGHTS_FOLDER = "TESSERA_XR_WEIGHTS"
 OFFLINE = "TESSERA_XR_OFFLINE"
 HUB = "https://huggingface.co"
+DATA = Path(__file__).resolve().parents[1] / "data"
 PATIENCE = 5.0
 """Seconds after which a hub that doesn't answer is out of reach: its client would go on trying for over a minute."""
 
@@ -26,6 +27,10 @@ def locate(record: ModelRecord) -> Path:
     """Return the file of a model, downloading it if need be (with progress; hash checked where known)."""
     path = _on_disk(record)
     if path is None:
+        if record.bundled:
+            raise ModelUnavailableError(
+                f"the package lacks its own file {DATA / record.name / str(record.filename)}; install tessera_xr again"
+            )
         if record.repo is None:
             raise ModelUnavailableError(
                 f"the weights of {record.name!r} are shared by their authors as a file"
@@ -45,7 +50,10 @@ def is_here(record: ModelRecord) -> bool:
 
 
 def _on_disk(record: ModelRecord) -> Path | None:
-    """Return the file if it is in the user's own folder of weights or in the hub's cache."""
+    """Return the file if it is in the package, or else in the user's own folder of weights or in the hub's cache."""
+    if record.bundled:  # from nowhere else: its name in a folder of weights may be an encoder of one's own
+        own = DATA / record.name / str(record.filename)
+        return own if own.is_file() else None
     folder = os.environ.get(WEIGHTS_FOLDER)
     for name in (Path(record.filename or "").name, f"{record.name}.pt"):
         if folder and name and (own := Path(folder).expanduser() / name).is_file():
@@ -112,15 +120,14 @@ def _only_weights(files: list[str]) -> str:
 
 def _check_file(path: Path, record: ModelRecord) -> None:
     size = path.stat().st_size
+    fix = "install tessera_xr again" if record.bundled else "delete it and download it again"
     if record.n_bytes and size != record.n_bytes:
         raise CheckpointError(
-            f"{path} has {size} bytes, {record.name!r} has {record.n_bytes}: the file is truncated or another one; "
-            "delete it and download it again"
+            f"{path} has {size} bytes, {record.name!r} has {record.n_bytes}: "
+            f"the file is truncated or another one; {fix}"
         )
     if record.sha256 and hash_file(path, (path.stat().st_mtime_ns, size)) != record.sha256:
-        raise CheckpointError(
-            f"{path} is not the published file of {record.name!r} (its SHA-256 differs); delete it, download it again"
-        )
+        raise CheckpointError(f"{path} is not the published file of {record.name!r} (its SHA-256 differs); {fix}")
 
 
 @lru_cache(maxsize=16)

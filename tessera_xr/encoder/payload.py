@@ -73,7 +73,7 @@ def recognise(payload: Mapping[str, Any], path: Path, name: str | None) -> tuple
         record = _v1_1_record(settings, path, name)
     else:
         record = {"v2-teacher": RECORDS["v2-teacher"], "v2": RECORDS["v2-nano"]}.get(family) or RECORDS[family]
-        twins = (r for r in RECORDS.values() if (r.family, r.arch) == (family, plain) and r.name != "mini")
+        twins = (r for r in RECORDS.values() if (r.family, r.arch) == (family, plain) and r.official)
         record = next(twins, record)
     if plain != record.arch:
         record = _custom(record, arch, settings, sum(v.numel() for v in state.values()))

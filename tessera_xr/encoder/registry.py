@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tessera_xr.encoder import bundled
 from tessera_xr.encoder.network import Architecture
 from tessera_xr.encoder.sampling import Policy
 
 Row = tuple[float, ...]
+UNOFFICIAL = "not an official TESSERA model"
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,10 @@ class ModelRecord:
     """Size of that file, where known."""
     sha256: str | None = None
     """Hash of that file, where known."""
+    official: bool = True
+    """Whether TESSERA's authors trained it; False for the bundled encoder and for encoders of one's own."""
+    bundled: bool = False
+    """Whether its file comes with this package."""
 
 
 _V1_0_S1 = ((5484.0407, 3003.7812), (1871.2334, 1726.0670))
@@ -88,6 +94,7 @@ V2_STUDENT = Statistics(
 )
 _V2_TEACHER_S1 = ((5862.7652, 3341.3949), (1531.8051, 1540.2014))
 V2_TEACHER = Statistics(*_V2_S2, _V2_TEACHER_S1, _V2_TEACHER_S1)
+MINI = Statistics(bundled.S2_MEAN, bundled.S2_STD, bundled.S1_ASCENDING, bundled.S1_DESCENDING)
 
 MATRYOSHKA = (16, 32, 64)
 
@@ -118,8 +125,21 @@ NANO = Architecture(36, 2, 4, 384)
 RECORDS = {
     record.name: record
     for record in (
-        # untrained until a model of our own is bundled: the shape of v2-nano
-        ModelRecord("mini", "v2", NANO, V2_STUDENT, "v2", 1_066_402, matryoshka=MATRYOSHKA, licence="MIT"),
+        ModelRecord(
+            "mini",
+            "v2",
+            NANO,
+            MINI,
+            "v2",
+            1_066_402,
+            matryoshka=MATRYOSHKA,
+            licence="MIT",
+            filename="mini.safetensors",
+            n_bytes=bundled.N_BYTES,
+            sha256=bundled.SHA256,
+            official=False,
+            bundled=True,
+        ),
         _student(
             "nano",
             "N",
