@@ -5,11 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import xarray as xr
 
 if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
+    from tessera_xr.analysis.change import When
+    from tessera_xr.analysis.components import Components
+    from tessera_xr.analysis.queries import Query
+    from tessera_xr.analysis.significance import ChangeNull
+    from tessera_xr.analysis.similarity import Combine, Metric
     from tessera_xr.embedding.engine import Budget, DataType
     from tessera_xr.embedding.points import PointsLike
     from tessera_xr.encoder.checkpoints import PathLike
@@ -79,17 +86,102 @@ class TesseraDataset:
 
         return sample(self._obj, points, crs=crs, outside=outside)
 
-    def components(self, n_components: int = 3, *, seed: int = 0) -> xr.DataArray:
+    def similarity(
+        self,
+        query: Query,
+        *,
+        negative: Query | None = None,
+        combine: Combine = "mean",
+        metric: Metric = "cosine",
+        time: Any = None,
+        crs: str | None = None,
+    ) -> xr.DataArray:
+        """Return how like a query every pixel is: see `tessera_xr.similarity`."""
+        from tessera_xr.analysis.similarity import similarity
+
+        return similarity(self._obj, query, negative=negative, combine=combine, metric=metric, time=time, crs=crs)
+
+    def find_similar(
+        self,
+        query: Query,
+        k: int = 20,
+        *,
+        min_distance: float | None = None,
+        negative: Query | None = None,
+        combine: Combine = "mean",
+        metric: Metric = "cosine",
+        time: Any = None,
+        crs: str | None = None,
+    ) -> GeoDataFrame:
+        """Return the k places most like a query: see `tessera_xr.find_similar`."""
+        from tessera_xr.analysis.places import find_similar
+
+        return find_similar(
+            self._obj, query, k, min_distance=min_distance, negative=negative, combine=combine, metric=metric,
+            time=time, crs=crs,
+        )  # fmt: skip
+
+    def cluster(
+        self, n_clusters: int | Literal["auto"] | None = None, *, method: Any = "kmeans", seed: int = 0
+    ) -> xr.DataArray:
+        """Return the cluster of every pixel: see `tessera_xr.fit_clusters`."""
+        from tessera_xr.analysis.clustering import cluster
+
+        return cluster(self._obj, n_clusters, method=method, seed=seed)
+
+    def segment(
+        self,
+        n_segments: int | None = None,
+        *,
+        n_components: int = 3,
+        compactness: float = 0.1,
+        components: Components | None = None,
+        seed: int = 0,
+    ) -> xr.DataArray:
+        """Cut the map into superpixels: see `tessera_xr.segment`."""
+        from tessera_xr.analysis.segments import segment
+
+        return segment(
+            self._obj, n_segments, n_components=n_components, compactness=compactness, components=components, seed=seed
+        )
+
+    def components(self, n_components: int = 3, *, seed: int = 0, whiten: bool = False) -> xr.DataArray:
         """Return principal components: see `tessera_xr.fit_components`."""
         from tessera_xr.analysis.components import components
 
-        return components(self._obj, n_components, seed=seed)
+        return components(self._obj, n_components, seed=seed, whiten=whiten)
 
     def rgb(self, *, seed: int = 0) -> xr.DataArray:
         """Return the first three components as a picture: see `tessera_xr.fit_components`."""
         from tessera_xr.analysis.components import rgb
 
         return rgb(self._obj, seed=seed)
+
+    def change(self, before: When | xr.Dataset, after: When | xr.Dataset | None = None) -> xr.DataArray:
+        """Return how far every pixel moved between two dates: see `tessera_xr.change`."""
+        from tessera_xr.analysis.change import change
+
+        return change(self._obj, before, after)
+
+    def change_significance(
+        self, before: When, after: When, *, null: ChangeNull | None = None, seed: int = 0
+    ) -> xr.Dataset:
+        """Return how surprising the change of every pixel is: see `tessera_xr.change_significance`."""
+        from tessera_xr.analysis.significance import change_significance
+
+        return change_significance(self._obj, before, after, null=null, seed=seed)
+
+    def trend(self) -> xr.Dataset:
+        """Return the trend and the break of every pixel along the years: see `tessera_xr.trend`."""
+        from tessera_xr.analysis.change import trend
+
+        return trend(self._obj)
+
+    def novelty(self, reference: xr.Dataset | xr.DataArray, *, ridge: float = 1e-3, seed: int = 0) -> xr.Dataset:
+        """Return how unlike a reference every pixel is: see `tessera_xr.fit_novelty`."""
+        from tessera_xr.analysis.novelty import novelty
+
+        return novelty(self._obj, reference, ridge=ridge, seed=seed)
 
     def to_geotiff(self, path: str | os.PathLike[str]) -> Path:
         """Write a cloud-optimised GeoTIFF: see `tessera_xr.to_geotiff`."""

@@ -57,6 +57,10 @@ class VersionMismatchError(TesseraError, ValueError):
     """Embeddings, weights or imagery of different models or variants were about to be mixed."""
 
 
+class MissingExtraError(TesseraError, ImportError):
+    """A package that this function needs isn't installed; the message names the extra that brings it."""
+
+
 class DeviceError(TesseraError, RuntimeError):
     """The device or precision asked for isn't to be had here."""
 

@@ -88,6 +88,8 @@ def _write(array: xr.DataArray, path: Path, tags: Mapping[str, Any]) -> None:
         values = values.astype(np.uint8)
     elif values.dtype.kind == "f":
         nodata = float("nan")
+    elif "nodata" in array.attrs:
+        nodata = float(array.attrs["nodata"])
     plain = path.with_name("plain.tif")
     profile = {"driver": "GTiff", "count": len(values), "height": box.shape[0], "width": box.shape[1]}
     place = {"crs": str(box.crs), "transform": box.transform, "nodata": nodata, "dtype": values.dtype.name}

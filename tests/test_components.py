@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import xarray as xr
 
 import tessera_xr as txr
+from tessera_xr import _optional
 from tessera_xr.analysis import components as module
 from tessera_xr.embedding.schema import COUNTS, build_embeddings
 from tessera_xr.errors import SchemaError, VersionMismatchError
@@ -138,3 +142,74 @@ def test_faults(emb):
         fitted.transform(emb.assign_attrs(model="other"))
     with pytest.raises(VersionMismatchError, match="different lengths"):
         fitted.transform(emb.isel(band=slice(16)))
+
+
+def test_whitened_scores_all_vary_alike(emb):
+    plain, white = txr.fit_components(emb, 4), txr.fit_components(emb, 4, whiten=True)
+    scores = white.transform(emb)
+    np.testing.assert_allclose(scores.std(["time", "y", "x"], ddof=1), 1, rtol=1e-3)
+    np.testing.assert_allclose(scores.mean(["time", "y", "x"]), 0, atol=1e-3)
+    deviations = plain.transform(emb).std(["time", "y", "x"], ddof=1)
+    xr.testing.assert_allclose(scores * deviations, plain.transform(emb).drop_attrs(), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(white.limits * deviations, plain.limits, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(white.explained, plain.explained)
+    assert (white.whiten, plain.whiten) == (True, False)
+    xr.testing.assert_identical(module.components(emb, 4, whiten=True), scores)
+    np.testing.assert_allclose(white.rgb(emb), plain.rgb(emb), atol=1e-4)  # the stretch undoes the whitening
+    with pytest.raises(SchemaError, match=r"only 5 of 6 components vary.*n_components=5 or fewer, or without whiten"):
+        txr.fit_components(emb, 6, whiten=True)
+
+
+def test_any_order_in_memory_gives_the_same(emb):
+    fitted = txr.fit_components(emb)
+    expected = fitted.transform(emb)
+    part = emb.isel(x=slice(1, 9, 3), y=slice(None, None, -1))
+    xr.testing.assert_equal(fitted.transform(part), expected.isel(x=slice(1, 9, 3), y=slice(None, None, -1)))
+    band_first = emb.assign(embeddings=emb.embeddings.copy(data=np.ascontiguousarray(emb.embeddings.values)))
+    xr.testing.assert_equal(fitted.transform(band_first), expected)
+    xr.testing.assert_equal(fitted.transform(emb.chunk(band=10)).compute(), expected)
+    np.testing.assert_array_equal(fitted.transform(emb.isel(time=1, y=2, x=3)), expected[1, :, 2, 3])
+
+
+def test_int8_without_data_has_no_scores(emb):
+    codes = emb.tessera.quantize()
+    codes["scales"][1, 4, 4] = np.inf
+    scores = txr.fit_components(emb).transform(codes)
+    missing = np.isnan(scores).all("component")
+    assert int(missing.sum()) == 3
+    assert missing[1, 4, 4]
+    assert missing[:, 0, 0].all()
+
+
+class StandIn:
+    """In place of UMAP, which takes longer to compile than all these tests."""
+
+    def __init__(self, **options):
+        self.options = options
+
+    def fit_transform(self, values):
+        assert values.dtype == np.float32
+        return values[:, : self.options["n_components"]] + self.options["random_state"]
+
+
+@pytest.mark.parametrize("form", ["float32", "lazy", "int8"])
+def test_umap_places_a_sample(emb, form, monkeypatch):
+    monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=StandIn))
+    monkeypatch.setattr(_optional, "have", lambda name: name == "umap")
+    given = {"float32": emb, "lazy": emb.chunk(y=5), "int8": emb.tessera.quantize()}[form]
+    places = module.umap(given, 3, n_pixels=50, seed=7)
+    assert (places.dims, places.shape, places.dtype) == (("pixel", "component"), (50, 3), np.float32)
+    assert places.component.values.tolist() == [1, 2, 3]
+    assert places.attrs["model"] == "m"
+    at = emb.embeddings.sel(time=places.time, y=places.y, x=places.x).isel(band=slice(3)).transpose("pixel", "band")
+    np.testing.assert_allclose(places, at + 7, atol=0.2 if form == "int8" else 1e-5)
+    xr.testing.assert_identical(places, module.umap(given, 3, n_pixels=50, seed=7))
+    assert module.umap(given, n_pixels=10_000).sizes["pixel"] == 2 * (120 - 1)
+    with pytest.raises(SchemaError, match="8 pixels have data or were asked for: too few for n_neighbors=15"):
+        module.umap(given, n_pixels=8)
+
+
+def test_umap_missing(emb, monkeypatch):
+    monkeypatch.setattr(_optional, "have", lambda name: False)
+    with pytest.raises(ImportError, match=r"UMAP needs umap, .*pip install 'tessera-xr\[umap\]'"):
+        module.umap(emb)

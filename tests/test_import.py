@@ -11,7 +11,7 @@ import pytest
 
 import tessera_xr as txr
 from tessera_xr.accessor import TesseraDataArray, TesseraDataset
-from tessera_xr.analysis import components
+from tessera_xr.analysis import clustering, components, novelty
 
 HEAVY = ("torch", "numba", "sklearn", "rasterio", "ipyleaflet", "hvplot", "holoviews", "matplotlib", "huggingface_hub")
 
@@ -56,6 +56,14 @@ def test_every_name_says_where_it_lives():
 
 
 DELEGATES = {
+    "similarity": txr.similarity,
+    "find_similar": txr.find_similar,
+    "cluster": clustering.cluster,
+    "segment": txr.segment,
+    "change": txr.change,
+    "change_significance": txr.change_significance,
+    "trend": txr.trend,
+    "novelty": novelty.novelty,
     "embed": txr.embed,
     "quantize": txr.quantize,
     "dequantize": txr.dequantize,

@@ -1,4 +1,4 @@
-"""Principal components of embeddings: seeded, signs fixed, with a stretch that several maps can share."""
+"""Principal components of embeddings: seeded, signs fixed, with a stretch that several maps can share; and UMAP."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from tessera_xr._optional import require
 from tessera_xr.embedding.quantize import dequantize
 from tessera_xr.embedding.schema import EMBEDDINGS, SCALES, check_embeddings, check_same_model, has_data, provenance
 from tessera_xr.errors import SchemaError
 
-FIT_PIXELS = 50_000
+FIT_PIXELS = 20_000
+UMAP_PIXELS = 5_000
 STRETCH = (2.0, 98.0)
 
 
@@ -24,13 +26,15 @@ class Components:
     mean: xr.DataArray
     """(band,) what is subtracted first."""
     vectors: xr.DataArray
-    """(component, band) unit vectors, the greatest loading of each positive."""
+    """(component, band) unit vectors, the greatest loading of each positive; if whitened, divided by the deviation."""
     explained: xr.DataArray
     """(component,) share of the variance."""
     limits: xr.DataArray
     """(bound, component) the 2nd and 98th percentile of the scores, for shared colours."""
     attrs: dict[str, Any]
     """The attributes of the embeddings that they were fitted to: model and weights."""
+    whiten: bool = False
+    """Whether the scores are divided by their standard deviation in the fit."""
 
     def transform(self, emb: xr.Dataset) -> xr.DataArray:
         """Return the scores of embeddings.
@@ -50,19 +54,22 @@ class Components:
         VersionMismatchError
             If they are of another model.
         """
+        from tessera_xr.analysis.blocks import project
+
         check_embeddings(emb)
         check_same_model(emb, xr.Dataset(coords={"band": self.mean["band"]}, attrs=self.attrs))
-        quantized = SCALES in emb
+        vectors = self.vectors.values
+        offsets = (vectors.astype(np.float64) @ self.mean.values).astype(np.float32)
+        inputs = pixel_arrays(emb)
         scores = xr.apply_ufunc(
-            _project,
-            emb[EMBEDDINGS],
-            *([emb[SCALES]] if quantized else []),
-            input_core_dims=[["band"], *([[]] if quantized else [])],
+            project,
+            *inputs,
+            input_core_dims=[["band"], []][: len(inputs)],
             output_core_dims=[["component"]],
-            kwargs={"mean": self.mean.values, "vectors": self.vectors.values},
+            kwargs={"vectors": vectors, "offsets": offsets, "lazy": inputs[0].chunks is not None},
             dask="parallelized",
             output_dtypes=[np.float32],
-            dask_gufunc_kwargs={"output_sizes": {"component": len(self.vectors)}},
+            dask_gufunc_kwargs={"output_sizes": {"component": len(vectors)}},
         )
         scores = scores.assign_coords(component=self.vectors["component"])
         order = ["component" if d == "band" else d for d in emb[EMBEDDINGS].dims]
@@ -97,10 +104,10 @@ class Components:
         return picture.rename("rgb").assign_attrs(scores.attrs, long_name="first three principal components")
 
 
-def fit_components(emb: xr.Dataset, n_components: int = 3, *, seed: int = 0) -> Components:
+def fit_components(emb: xr.Dataset, n_components: int = 3, *, seed: int = 0, whiten: bool = False) -> Components:
     """Find the principal components of embeddings.
 
-    The covariance is that of at most 50,000 pixels drawn at random, so that a map of any size takes a moment.
+    The covariance is that of at most 20,000 pixels drawn at random, so that a map of any size takes a moment.
 
     Parameters
     ----------
@@ -110,30 +117,27 @@ def fit_components(emb: xr.Dataset, n_components: int = 3, *, seed: int = 0) -> 
         How many.
     seed : int, default 0
         Of the draw of pixels.
+    whiten : bool, default False
+        Divide each score by its standard deviation, so that all components count alike.
 
     Raises
     ------
     SchemaError
-        If there are fewer pixels with data, or dimensions, than components.
+        If there are fewer pixels with data, or dimensions, than components; or if a component to be whitened doesn't
+        vary.
     """
-    from xarray_einstats import linalg
-
     check_embeddings(emb)
     if not 1 <= n_components <= emb.sizes["band"]:
         raise SchemaError(f"n_components must be from 1 to {emb.sizes['band']}, not {n_components}")
-    sample = _draw(emb, seed)
-    if sample.sizes["pixel"] <= n_components:
-        raise SchemaError(f"{sample.sizes['pixel']} pixels have data: too few for {n_components} components")
-    mean = sample.mean("pixel")
-    centred = sample - mean
-    covariance = xr.dot(centred, centred.rename(band="band2"), dim="pixel") / (sample.sizes["pixel"] - 1)
-    values, vectors = linalg.eigh(covariance, dims=("band", "band2"))
-    return _components(values.values, vectors.transpose("band", ...).values, mean, centred, n_components, emb.attrs)
+    drawn = draw_pixels(emb, FIT_PIXELS, seed)
+    if drawn.sizes["pixel"] <= n_components:
+        raise SchemaError(f"{drawn.sizes['pixel']} pixels have data: too few for {n_components} components")
+    return fit_to_pixels(drawn, n_components, whiten=whiten, attrs=emb.attrs)
 
 
-def components(emb: xr.Dataset, n_components: int = 3, *, seed: int = 0) -> xr.DataArray:
+def components(emb: xr.Dataset, n_components: int = 3, *, seed: int = 0, whiten: bool = False) -> xr.DataArray:
     """Return the principal components of embeddings, ([time,] component, y, x); see `fit_components` to reuse them."""
-    return fit_components(emb, n_components, seed=seed).transform(emb)
+    return fit_components(emb, n_components, seed=seed, whiten=whiten).transform(emb)
 
 
 def rgb(emb: xr.Dataset, *, seed: int = 0) -> xr.DataArray:
@@ -141,54 +145,132 @@ def rgb(emb: xr.Dataset, *, seed: int = 0) -> xr.DataArray:
     return fit_components(emb, 3, seed=seed).rgb(emb)
 
 
-def _draw(emb: xr.Dataset, seed: int) -> xr.DataArray:
-    """Return at most `FIT_PIXELS` embeddings with data, (pixel, band) float64."""
-    dims = [d for d in ("time", "y", "x") if d in emb[EMBEDDINGS].dims]
-    where = np.argwhere(has_data(emb).transpose(*dims).values)
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(where))[:FIT_PIXELS])
-    index = {d: xr.DataArray(where[chosen, i], dims="pixel") for i, d in enumerate(dims)}
-    drawn = dequantize(emb.isel(index))[EMBEDDINGS].transpose("pixel", "band")
-    return drawn.drop_vars([c for c in drawn.coords if c != "band"]).astype(np.float64).compute()
-
-
-def _components(
-    values: npt.NDArray[np.float64],
-    vectors: npt.NDArray[np.float64],
-    mean: xr.DataArray,
-    centred: xr.DataArray,
-    n_components: int,
-    attrs: dict[str, Any],
-) -> Components:
-    order = np.argsort(values)[::-1][:n_components]
-    chosen = vectors[:, order].T
-    signs = np.sign(chosen[np.arange(n_components), np.abs(chosen).argmax(axis=1)])
-    axes = xr.DataArray(
-        (chosen * signs[:, None]).astype(np.float32),
-        dims=("component", "band"),
-        coords={"component": np.arange(1, n_components + 1), "band": mean["band"]},
-    )
-    scores = centred.values @ axes.values.T
-    limits = np.percentile(scores, STRETCH, axis=0).astype(np.float32)
-    coords = {"component": axes["component"]}
-    explained = xr.DataArray(values[order] / values.sum(), dims="component", coords=coords)
-    bounds = xr.DataArray(limits, dims=("bound", "component"), coords=coords)
-    kept: dict[str, Any] = {k: attrs[k] for k in ("model", "weights_sha256") if k in attrs}
-    return Components(mean.astype(np.float32), axes, explained, bounds, kept)
-
-
-def _project(
-    values: npt.NDArray[Any],
-    scales: npt.NDArray[np.float32] | None = None,
+def umap(
+    emb: xr.Dataset,
+    n_components: int = 2,
     *,
-    mean: npt.NDArray[np.float32],
-    vectors: npt.NDArray[np.float32],
-) -> npt.NDArray[np.float32]:
-    """(..., band) to (..., component), a stretch of rows at a time: never a float32 copy of all codes."""
-    offset = vectors @ mean
-    out = np.empty((*values.shape[:-1], len(vectors)), dtype=np.float32)
-    for i in range(len(values)):
-        scores = values[i].astype(np.float32) @ vectors.T
-        if scales is not None:
-            scores *= np.where(np.isfinite(scales[i]), scales[i], np.nan)[..., None]
-        out[i] = scores - offset
-    return out
+    n_pixels: int = UMAP_PIXELS,
+    n_neighbors: int = 15,
+    min_dist: float = 0.1,
+    seed: int = 0,
+) -> xr.DataArray:
+    """Return the UMAP of pixels drawn at random: a scatter plot that shows which embeddings are neighbours.
+
+    Its axes have no meaning and its distances little: for maps use `components`. Needs the extra `umap`.
+
+    Parameters
+    ----------
+    emb : Dataset
+        Embeddings, float32 or int8, eager or lazy.
+    n_components : int, default 2
+        Axes of the plot.
+    n_pixels : int, default 5,000
+        How many pixels to draw; all, if fewer have data.
+    n_neighbors, min_dist
+        Of UMAP: how far it looks, and how tightly it packs.
+    seed : int, default 0
+        Of the draw and of UMAP.
+
+    Returns
+    -------
+    DataArray
+        (pixel, component) float32, with the coordinates `y`, `x` (and `time`) of each pixel.
+
+    Raises
+    ------
+    MissingExtraError
+        If umap-learn is not installed.
+    SchemaError
+        If too few pixels have data.
+
+    Notes
+    -----
+    McInnes, Healy, Melville (2018), UMAP: uniform manifold approximation and projection for dimension reduction.
+    """
+    check_embeddings(emb)
+    require("umap", "umap", "UMAP")
+    drawn = draw_pixels(emb, n_pixels, seed)
+    if drawn.sizes["pixel"] <= max(n_neighbors, n_components + 1):
+        raise SchemaError(
+            f"{drawn.sizes['pixel']} pixels have data or were asked for: too few for n_neighbors={n_neighbors}; "
+            "take more pixels or fewer neighbours"
+        )
+    from umap import UMAP
+
+    reducer = UMAP(n_components=n_components, n_neighbors=n_neighbors, min_dist=min_dist, random_state=seed, n_jobs=1)
+    places = xr.DataArray(
+        np.asarray(reducer.fit_transform(drawn.values), dtype=np.float32),
+        dims=("pixel", "component"),
+        coords={name: drawn[name] for name in drawn.coords if name != "band"},
+        name="umap",
+    )
+    attrs = {"long_name": "UMAP of a sample of pixels", **provenance(emb)}
+    return places.assign_coords(component=np.arange(1, n_components + 1)).assign_attrs(attrs)
+
+
+def pixel_arrays(emb: xr.Dataset) -> list[xr.DataArray]:
+    """Return `embeddings`, and `scales` with int8; lazy ones with all of the vector in one chunk."""
+    arrays = [emb[EMBEDDINGS], *([emb[SCALES]] if emb[EMBEDDINGS].dtype == np.int8 else [])]
+    return [a.chunk(band=-1) if a.chunks is not None and "band" in a.dims else a for a in arrays]
+
+
+def draw_pixels(emb: xr.Dataset, n_pixels: int, seed: int) -> xr.DataArray:
+    """Return at most `n_pixels` embeddings with data, (pixel, band) float32, with the y, x and time of each."""
+    dims = [d for d in ("time", "y", "x") if d in emb[EMBEDDINGS].dims]
+    mask = has_data(emb).transpose(*dims).values
+    where = np.flatnonzero(mask)
+    if len(where) > n_pixels:
+        where = np.sort(np.random.default_rng(seed).choice(where, n_pixels, replace=False, shuffle=False))
+    places = np.unravel_index(where, mask.shape)
+    index = {d: xr.DataArray(p, dims="pixel") for d, p in zip(dims, places, strict=True)}
+    # in the order of memory, a pixel is one read
+    stored = emb[[str(a.name) for a in pixel_arrays(emb)]].transpose(*dims, "band")
+    drawn = dequantize(stored.isel(index))[EMBEDDINGS].transpose("pixel", "band")
+    kept = {"band", *dims}
+    return drawn.drop_vars([c for c in drawn.coords if c not in kept]).astype(np.float32).compute()
+
+
+def fit_to_pixels(
+    drawn: xr.DataArray, n_components: int, *, whiten: bool = False, attrs: dict[str, Any] | None = None
+) -> Components:
+    """Find the principal components of embeddings (pixel, band)."""
+    from xarray_einstats import linalg
+
+    mean = drawn.mean("pixel", dtype=np.float64)
+    centred = drawn.drop_vars([c for c in drawn.coords if c != "band"]) - mean
+    covariance = xr.dot(centred, centred.rename(band="band2"), dim="pixel") / (drawn.sizes["pixel"] - 1)
+    values, vectors = linalg.eigh(covariance, dims=("band", "band2"))
+    order = np.argsort(values.values)[::-1][:n_components]
+    variances = values.values[order]
+    axes = _signed(vectors.transpose("band", ...).values[:, order].T)
+    if whiten:
+        _check_varies(variances)
+        axes = axes / np.sqrt(variances)[:, None]
+    component = {"component": np.arange(1, n_components + 1)}
+    dims = ("component", "band")
+    limits = np.percentile(centred.values @ axes.T, STRETCH, axis=0).astype(np.float32)
+    kept: dict[str, Any] = {k: v for k, v in (attrs or {}).items() if k in ("model", "weights_sha256")}
+    return Components(
+        mean.astype(np.float32),
+        xr.DataArray(axes.astype(np.float32), dims=dims, coords={**component, "band": mean["band"]}),
+        xr.DataArray(variances / values.values.sum(), dims="component", coords=component),
+        xr.DataArray(limits, dims=("bound", "component"), coords=component),
+        kept,
+        whiten,
+    )
+
+
+def _signed(axes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Turn each axis (component, band) so that its greatest loading is positive."""
+    signs = np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])
+    turned: npt.NDArray[np.float64] = axes * signs[:, None]
+    return turned
+
+
+def _check_varies(variances: npt.NDArray[np.float64]) -> None:
+    n_varying = int((variances > 1e-10 * variances[0]).sum())
+    if n_varying < len(variances):
+        raise SchemaError(
+            f"only {n_varying} of {len(variances)} components vary, and the others can't be whitened; "
+            f"fit with n_components={n_varying} or fewer, or without whiten"
+        )
