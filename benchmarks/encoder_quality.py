@@ -40,16 +40,18 @@ Scores = dict[tuple[str, str, int], np.ndarray]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="mini", help="a name or a file of weights")
-    parser.add_argument("--data", default=os.environ.get("TESSERA_XR_DATA", "../shared/data"), type=Path)
+    parser.add_argument("--data", type=Path, help="folder of real d-pixels; TESSERA_XR_DATA or ../shared/data if there")
     parser.add_argument("--draws", type=int, default=DRAWS)
     parser.add_argument("--ablations", type=int, metavar="STEPS", help="also train seven small encoders, so long each")
     parser.add_argument("--card", type=Path, help="write the tables between the marks of this model card")
     options = parser.parse_args()
+    if options.draws < 2:
+        parser.error("--draws must be 2 or more: the spread over draws is reported")
+    if options.card and options.model != "mini":
+        parser.error("--card is the model card of mini; leave it out for another model")
     begun = time.perf_counter()
-    data = options.data if options.data.is_dir() else None
+    data = data_folder(options.data)
     tasks = real_tasks(data) if data else []
-    if not data:
-        print(f"no real d-pixels in {options.data}: simulated ones alone (see --data)")
     tasks.append(Task("Simulated", sets.simulated(N_SIMULATED, SEED), kind="simulated"))
     parts = []
     for part in report(tasks, data, options):
@@ -57,6 +59,18 @@ def main() -> None:
         parts.append(part)
     if options.card:
         write_card(options.card, "\n\n".join(parts))
+
+
+def data_folder(given: Path | None) -> Path | None:
+    """Return the folder of real d-pixels: the one named must be there, the usual one may be missing."""
+    named = given or os.environ.get("TESSERA_XR_DATA")
+    if named:
+        return sets.check_data(Path(named))
+    usual = Path("../shared/data")
+    if usual.is_dir():
+        return sets.check_data(usual)
+    print("no real d-pixels: simulated ones alone (see --data)")
+    return None
 
 
 def report(tasks: list[Task], data: Path | None, options: argparse.Namespace) -> Iterator[str]:
@@ -116,7 +130,7 @@ def few_shot_table(scores: Scores, tasks: list[str]) -> str:
 
 
 def differences(scores: Scores, tasks: list[str]) -> str:
-    """Return paired differences in points, with the 95 % interval of their mean over the draws."""
+    """Return paired differences in points, with twice their standard error over the draws: of the same few groups."""
     rows: dict[str, dict[str, str]] = {task: {} for task in tasks}
     for task in tasks:
         for other in ("raw medians, RF", "untrained, LR"):

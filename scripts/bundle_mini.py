@@ -39,7 +39,8 @@ def main() -> None:
 def bundle(source: Path, file: Path = FILE, facts: Path = FACTS) -> str:
     """Write the encoder and its facts; return what was done in words."""
     record, state = read_encoder_file(source)
-    if faults := find_faults(record, state):
+    recipe = read_recipe(source)
+    if faults := [*find_faults(record, state), *find_gaps(recipe)]:
         raise SystemExit(f"{source} can't be bundled: {'; '.join(faults)}")
     network = TesseraEncoder(record.arch)
     network.load_state_dict({key: weight.float() for key, weight in state.items()})
@@ -47,7 +48,7 @@ def bundle(source: Path, file: Path = FILE, facts: Path = FACTS) -> str:
     file.parent.mkdir(parents=True, exist_ok=True)
     save_encoder(
         file, network, record.statistics, name="mini", matryoshka=record.matryoshka, licence="MIT",
-        recipe=read_recipe(source), half=True,
+        recipe=recipe, half=True,
     )  # fmt: skip
     if (curves := source.with_name("curves.png")).is_file():
         shutil.copy(curves, file.with_name("curves.png"))
@@ -72,6 +73,12 @@ def find_faults(record: ModelRecord, state: dict[str, Any]) -> list[str]:
     if broken := [key for key, weight in state.items() if not weight.isfinite().all()]:
         found.append(f"weights are not finite in {broken[:5]}")
     return found
+
+
+def find_gaps(recipe: dict[str, Any]) -> list[str]:
+    """Return whether the training that made it was cut short."""
+    done, wanted = recipe.get("steps"), recipe.get("settings", {}).get("steps")
+    return [f"its training stopped after {done} of {wanted} updates"] if wanted and done != wanted else []
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

@@ -63,10 +63,10 @@ def simulated(n: int, seed: int) -> list[Any]:
 
 def real(data: str | None, seed: int, counts: dict[str, int] = REAL) -> list[Any]:
     """Return the real d-pixels and mixtures of them; held-out parcels are not among them."""
-    if data is None or not Path(data).is_dir():
+    if data is None:
         print("no real d-pixels: simulated ones alone (see --data)")
         return []
-    folder = Path(data)
+    folder = sets.check_data(Path(data))
     chips = [sets.flanders(folder, year) for year in sets.YEARS]
     found = [(chip.take(~chip.held).arrays, counts["flanders"]) for chip in chips]
     found.append((sets.monthly_cube(folder), counts["monthly"]))

@@ -9,7 +9,7 @@ from benchmarks.encoder_quality import MARKS, real_tasks, write_card
 from benchmarks.quality import features, robustness
 from benchmarks.quality.describe import markdown
 from benchmarks.quality.fewshot import Task, accuracies, draws, standardised
-from benchmarks.quality.pixels import Pixels, parcels, simulated
+from benchmarks.quality.pixels import Pixels, check_data, monthly_cube, parcels, simulated
 from scripts.pretrain_mini import mixtures
 
 
@@ -165,6 +165,11 @@ def test_the_card_is_written_between_its_marks_alone(tmp_path):
     assert card.read_text() == "nothing"
 
 
+def test_a_folder_without_the_data_is_named(tmp_path):
+    with pytest.raises(SystemExit, match=r"lacks the folders cubes, flanders, tables, treesat"):
+        check_data(tmp_path)
+
+
 def test_tables_are_markdown():
     text = markdown({"a": {"x": 1.25, "y": "±"}, "b": {"y": 2.0}}, "t", digits=2)
     assert text.splitlines() == ["| t | x | y |", "|---|---:|---:|", "| a | 1.25 | ± |", "| b |  | 2.00 |"]
@@ -181,3 +186,8 @@ def test_real_tasks_judge_what_pretraining_was_kept_from(shared_data):
         assert 500 < arrays["s2"][arrays["s2_valid"]].mean() < 4000
         assert 5000 < arrays["s1"][(arrays["s1"] != 0).all(axis=-1)].mean() < 8000
     assert tasks["SW France 2023"].train.arrays["s2"].shape == (500, 36, 10)
+    months = [monthly_cube(shared_data)["s2_doy"], tasks["Uganda 2017"].train.arrays["s2_doy"]]
+    months.append(tasks["Corsica 2022"].train.arrays["s2_doy"])
+    middle = np.arange(12) * 366 / 12 + 16
+    for days in months:
+        np.testing.assert_allclose(np.sort(days), middle, atol=3)  # composites are dated in the middle of their month

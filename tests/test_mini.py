@@ -240,6 +240,11 @@ def script() -> dict[str, Any]:
 def test_the_script_bundles_an_encoder(script, nano, tmp_path):
     statistics = replace(V2_STUDENT, s2_mean=tuple(float(i) for i in range(10)))
     recipe = {"settings": {"steps": 3}, "steps": 3}
+    cut = save_encoder(
+        tmp_path / "cut.safetensors", nano, statistics, matryoshka=MATRYOSHKA, recipe={**recipe, "steps": 2}
+    )
+    with pytest.raises(SystemExit, match="stopped after 2 of 3 updates"):
+        script["bundle"](cut, tmp_path / "no.safetensors", tmp_path / "no.py")
     options = {"name": "custom", "matryoshka": MATRYOSHKA, "recipe": recipe}
     source = save_encoder(tmp_path / "encoder.safetensors", nano, statistics, **options)
     file, facts = tmp_path / "data" / "mini.safetensors", tmp_path / "bundled.py"

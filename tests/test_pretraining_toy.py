@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -61,9 +60,7 @@ def test_a_toy_training_beats_no_training_on_other_places(tmp_path):
     pool = write_pool([simulate_pixels(16384, seed=1)], tmp_path / "pool")
     judged = simulate_pixels(4096, seed=99)
     untrained = pretrain(pool, TOY, folder=tmp_path / "run", stop_after=0, progress=False)
-    begun = time.perf_counter()
     trained = pretrain(pool, TOY, folder=tmp_path / "run", resume=True, progress=False)
-    seconds = time.perf_counter() - begun
     clear = judged.s2_valid.sum(axis=1) >= 10
     found = {}
     for name, result in (("untrained", untrained), ("trained", trained)):
@@ -76,4 +73,3 @@ def test_a_toy_training_beats_no_training_on_other_places(tmp_path):
     assert after[2] > before[2] + 0.07  # the first 16 values alone
     ranks = trained.log["rank_me"].dropna()
     assert ranks.iloc[-1] > ranks.iloc[0]
-    assert seconds < 120

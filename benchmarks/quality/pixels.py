@@ -17,7 +17,7 @@ from tessera_xr.sentinel.simulate import simulate_pixels
 from tessera_xr.sentinel.simulation.covers import COVERS
 
 YEARS = (2018, 2019)
-BLOCK = 0.25  # degrees: places closer than this are one region
+BLOCK = 0.25  # degrees: a region is a block of a grid; neighbouring ones touch
 NO_DATA = 65535
 TREESAT_BANDS = ("B02", "B03", "B04", "B08", "B05", "B06", "B07", "B8A", "B11", "B12")
 
@@ -181,9 +181,18 @@ def on_a_grid(data: np.ndarray, times: np.ndarray, names: tuple[str, ...]) -> xr
     return ds.sortby("time").odc.assign_crs("EPSG:32632")
 
 
+def check_data(folder: Path) -> Path:
+    """Return the folder, or exit with what it lacks."""
+    parts = ("cubes", "flanders", "tables", "treesat")
+    if missing := [name for name in parts if not (folder / name).is_dir()]:
+        raise SystemExit(f"--data {folder} lacks the folders {', '.join(missing)} of real d-pixels; it needs {parts}")
+    return folder
+
+
 def monthly_cube(folder: Path) -> dict[str, np.ndarray]:
     """Read the cube of monthly composites; it lacks B8A, for which B08 stands in."""
     ds = xr.open_dataset(folder / "cubes/worldcereal_2021_month.nc", engine="h5netcdf").load().rename(t="time")
+    ds = ds.assign_coords(time=ds["time"] + np.timedelta64(15, "D"))  # stated is the first day of each month
     names = {f"S2-L2A-{band}": band for band in TREESAT_BANDS if band != "B8A"}
     s2 = ds[list(names)].rename(names).assign(B8A=ds["S2-L2A-B08"])
     numbers = ds[["S1-SIGMA0-VV", "S1-SIGMA0-VH"]].astype("float32")

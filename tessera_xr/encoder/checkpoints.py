@@ -202,8 +202,9 @@ def _load(
 
 
 def _same_sizes(record: ModelRecord, path: Path, name: str | None) -> None:
-    """Raise `CheckpointError` if the model that was asked for has other sizes than an encoder of one's own."""
-    if name is not None and (RECORDS[name].family, RECORDS[name].arch) != (record.family, record.arch):
+    """Raise `CheckpointError` if an encoder of one's own was passed under the name of another model or its sizes."""
+    known = (record.name, record.family, record.arch)
+    if name is not None and (name, RECORDS[name].family, RECORDS[name].arch) != known:
         raise CheckpointError(f"{path} holds {record.name!r}, not {name!r} as asked for; name the file alone")
 
 

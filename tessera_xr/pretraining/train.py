@@ -282,7 +282,11 @@ def _finish(run: _Run, journal: Journal, name: str, licence: str) -> Result:
     if run.config.level is not None:
         views = (view.to(run.device) for view in run.feed.for_levelling())
         network = level_output(network, *views, power=run.config.level)
-    recipe = {"settings": run.config.as_dict(), "steps": run.step, "pool": {"pixels": len(run.feed.pool)}}
+    recipe = {
+        "settings": run.config.as_dict(),
+        "steps": run.step,
+        "pool": {"pixels": len(run.feed.pool), "kept": run.feed.pool.kept},
+    }
     path = save_encoder(
         run.folder / ENCODER,
         network,
