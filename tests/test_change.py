@@ -445,3 +445,22 @@ def test_the_fire_breaks_the_series(caldor, loss):
     assert float(found.break_distance.where(loss == 21).median()) > 3 * float(
         found.break_distance.where(loss == 0).median()
     )
+
+
+def test_a_pixel_that_never_changes_has_no_trend_in_codes_as_in_numbers(tmp_path):
+    emb = tutorial.embeddings().isel(y=slice(4), x=slice(4)).copy(deep=True)
+    emb.embeddings.values[:, :, 0, 0] = emb.embeddings.values[:1, :, 0, 0]
+    for form in (emb, emb.tessera.dequantize()):
+        found = form.tessera.trend()
+        assert float(found.speed[0, 0]) == pytest.approx(0, abs=1e-6)
+        assert float(found.speed_r2[0, 0]) == float(found.break_r2[0, 0]) == 0
+    with pytest.raises(SchemaError, match="dates that differ"):
+        emb.isel(time=[0, 1, 1, 2]).tessera.trend()
+
+
+def test_chunks_along_band_change_nothing():
+    emb = tutorial.embeddings().isel(time=slice(3), y=slice(12), x=slice(12))
+    lazy = emb.chunk(band=40, y=5)
+    xr.testing.assert_identical(lazy.tessera.dequantize().compute(), emb.tessera.dequantize())
+    xr.testing.assert_identical(lazy.tessera.cluster(3).compute(), emb.tessera.cluster(3))
+    xr.testing.assert_allclose(lazy.tessera.components(2).compute(), emb.tessera.components(2))

@@ -111,6 +111,8 @@ def trend(emb: xr.Dataset) -> xr.Dataset:
     check_embeddings(emb)
     if emb.sizes.get("time", 1) < 3:
         raise SchemaError(f"a trend needs three dates or more along `time`, these are {emb.sizes.get('time', 1)}")
+    if len(np.unique(decimal_years(emb))) < emb.sizes["time"]:
+        raise SchemaError("a trend needs dates that differ; some of these stand more than once along `time`")
     emb = emb.sortby("time") if (np.diff(decimal_years(emb)) < 0).any() else emb
     series, valid = _bare(emb[EMBEDDINGS]), _bare(has_data(emb))
     if series.chunks is not None:

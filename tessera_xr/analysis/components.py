@@ -11,7 +11,15 @@ import xarray as xr
 
 from tessera_xr._optional import require
 from tessera_xr.embedding.quantize import dequantize
-from tessera_xr.embedding.schema import EMBEDDINGS, SCALES, check_embeddings, check_same_model, has_data, provenance
+from tessera_xr.embedding.schema import (
+    EMBEDDINGS,
+    SCALES,
+    check_embeddings,
+    check_same_model,
+    check_whole,
+    has_data,
+    provenance,
+)
 from tessera_xr.errors import SchemaError
 
 FIT_PIXELS = 20_000
@@ -127,6 +135,7 @@ def fit_components(emb: xr.Dataset, n_components: int = 3, *, seed: int = 0, whi
         vary.
     """
     check_embeddings(emb)
+    check_whole("n_components", n_components)
     if not 1 <= n_components <= emb.sizes["band"]:
         raise SchemaError(f"n_components must be from 1 to {emb.sizes['band']}, not {n_components}")
     drawn = draw_pixels(emb, FIT_PIXELS, seed)

@@ -237,11 +237,7 @@ class SearchIndex:
         """Return the parts to search, and of those that a region cuts which rows."""
         chosen = [i for i, part in enumerate(self.parts) if part.n]
         if time is not None:
-            labels = time if isinstance(time, list | tuple) else [time]
-            chosen = [i for i in chosen if any(matching_times([str(self.parts[i].time)], label) for label in labels)]
-            if not chosen:
-                known = ", ".join(sorted({str(part.time) for part in self.parts}))
-                raise SchemaError(f"the index has no time {time!r}; it has {known}")
+            chosen = self._at_times(chosen, [time] if isinstance(time, str) or np.ndim(time) == 0 else list(time))
         if region is None:
             return dict.fromkeys(chosen)
         areas, shapes = areas_of(region), {}
@@ -255,6 +251,14 @@ class SearchIndex:
         if not rows:
             raise SchemaError("the region holds no pixel of the index that has data; choose another")
         return rows
+
+    def _at_times(self, parts: list[int], labels: list[Any]) -> list[int]:
+        """Return those of some parts that are of the times named, each of which must be there."""
+        found = {str(label): [i for i in parts if matching_times([str(self.parts[i].time)], label)] for label in labels}
+        if missing := [label for label, of_it in found.items() if not of_it]:
+            known = ", ".join(sorted({str(part.time) for part in self.parts}))
+            raise SchemaError(f"the index has no time {', '.join(missing) or labels}; it has {known}")
+        return sorted({i for of_it in found.values() for i in of_it})
 
     def _inside(self, part: Part, shape: Any) -> npt.NDArray[np.int64] | None:
         """Return the rows of a part whose pixels lie in a shape, None for all."""

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from tessera_xr.analysis.queries import check_same_crs
 from tessera_xr.embedding.quantize import dequantize
 from tessera_xr.embedding.schema import EMBEDDINGS, SCALES, check_embeddings, check_same_model, has_data, provenance
 from tessera_xr.errors import GridError, SchemaError
@@ -164,6 +165,7 @@ def _masked(emb: xr.Dataset, mask: xr.DataArray) -> xr.Dataset:
     beside = set(mask.dims) - set(dims)
     if beside or any(not mask[d].variable.equals(emb[d].variable) for d in mask.dims):
         raise GridError(f"the mask {tuple(mask.dims)} is not on the grid of the embeddings {tuple(dims)}")
+    check_same_crs(mask, emb)
     there = has_data(emb).drop_vars(GRID_MAPPING, errors="ignore") & mask.drop_vars(GRID_MAPPING, errors="ignore")
     where = np.argwhere(there.transpose(*dims).values)
     index = {d: xr.DataArray(where[:, i], dims="pixel") for i, d in enumerate(dims)}

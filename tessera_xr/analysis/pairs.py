@@ -18,7 +18,8 @@ Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
 def kernel(function: Kernel) -> Kernel:
     """Compile for the CPU; the GIL is released, so that blocks run side by side."""
-    return cast("Kernel", numba.njit(nogil=True, fastmath={"reassoc", "contract"}, cache=True)(function))
+    options: Any = {"nogil": True, "fastmath": {"reassoc", "contract"}, "cache": True, "error_model": "numpy"}
+    return cast("Kernel", numba.njit(**options)(function))
 
 
 @kernel
@@ -88,8 +89,10 @@ def line_and_step(
                     line += grams[i, s, t] * (years[s] - mean) * (years[t] - mean)
         total = count - both / count  # of squares about the mean vector
         k, square, apart = find_step(grams[i], there, count)
-        out[i, 0], out[i, 1] = np.sqrt(max(line, 0.0)) / spread, line / spread / total
-        out[i, 2], out[i, 3], out[i, 4] = years[k], apart, square / total
+        steady = total <= 1e-12 * count  # all alike: there is nothing to explain
+        out[i, 0] = 0.0 if steady else np.sqrt(max(line, 0.0)) / spread
+        out[i, 1] = 0.0 if steady else line / spread / total
+        out[i, 2], out[i, 3], out[i, 4] = years[k], apart, 0.0 if steady else square / total
 
 
 @kernel

@@ -11,7 +11,7 @@ import xarray as xr
 from tessera_xr._warn import warn
 from tessera_xr.analysis.queries import Query
 from tessera_xr.analysis.similarity import Combine, Metric, similarity
-from tessera_xr.embedding.schema import EMBEDDINGS, check_embeddings, provenance
+from tessera_xr.embedding.schema import EMBEDDINGS, check_embeddings, check_whole, provenance
 from tessera_xr.errors import SchemaError
 from tessera_xr.grid import geobox_of
 
@@ -84,7 +84,10 @@ def find_similar(
 
 
 def check_count(k: int, n_pixels: int) -> None:
-    """Raise `SchemaError` unless k is from 1 to the number of pixels."""
+    """Raise `SchemaError` unless k is a whole number from 1 to the number of pixels."""
+    if n_pixels == 0:
+        raise SchemaError("no pixel of the map has data; there is nothing to find")
+    check_whole("k", k)
     if not 1 <= k <= n_pixels:
         raise SchemaError(f"k={k} must be from 1 to {n_pixels}, the number of pixels with data; ask for fewer places")
 

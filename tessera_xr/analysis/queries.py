@@ -15,7 +15,7 @@ from tessera_xr.embedding.points import sample
 from tessera_xr.embedding.quantize import dequantize
 from tessera_xr.embedding.schema import EMBEDDINGS, SCALES, check_embeddings, check_same_model, has_data
 from tessera_xr.errors import GridError, SchemaError
-from tessera_xr.grid import bounds_lonlat, geobox_of
+from tessera_xr.grid import bounds_lonlat, crs_name, crs_of, geobox_of
 
 if TYPE_CHECKING:
     from geopandas import GeoSeries
@@ -100,7 +100,8 @@ def matching_times(times: npt.ArrayLike, time: Any) -> list[int]:
     >>> matching_times(np.array(["2019-01-01", "2020-01-01"], "datetime64[s]"), 2020)
     [1]
     """
-    return [i for i, label in enumerate(time_labels(times)) if label.startswith(str(time)[:10])]
+    wanted = str(time)[:10]
+    return [i for i, label in enumerate(time_labels(times)) if label == wanted or label.startswith(f"{wanted}-")]
 
 
 def time_labels(times: npt.ArrayLike) -> list[str]:
@@ -148,6 +149,8 @@ def pixels_within(box: GeoBox, area: Any, *, touched: bool = False) -> tuple[sli
     from rasterio.features import geometry_mask
     from shapely.geometry import box as rectangle
 
+    if area.is_empty:
+        return slice(0, 0), slice(0, 0), np.zeros((0, 0), dtype=np.bool_)
     west, south, east, north = area.bounds
     corners = [~box.transform * corner for corner in ((west, south), (west, north), (east, south), (east, north))]
     (left, right), (top, bottom) = (
@@ -213,6 +216,10 @@ def _labelled(like: xr.Dataset, query: xr.Dataset | xr.DataArray) -> Vectors:
             f"a query with dimensions {tuple(map(str, query.dims))} is neither vectors (they have `band`) nor a mask "
             "(it has y and x)"
         )
+    if isinstance(query, xr.DataArray) and query.dtype == np.int8:
+        raise SchemaError(
+            "these are int8 codes without their scales; pass the Dataset that holds both, or dequantize it first"
+        )
     check_same_model(like, xr.Dataset(coords={"band": np.arange(query.sizes["band"])}, attrs=query.attrs))
     if isinstance(query, xr.Dataset):
         query = dequantize(query.compute())[EMBEDDINGS]
@@ -259,11 +266,19 @@ def _masked(emb: xr.Dataset, mask: xr.DataArray, time: Any) -> Vectors:
         xr.align(mask, at[EMBEDDINGS], join="exact", copy=False)
     except ValueError as error:
         raise GridError("the mask is on another grid than the map; resample it to the map's pixels first") from error
+    check_same_crs(mask, at)
     if set(mask.dims) - set(at[EMBEDDINGS].dims):
         raise SchemaError("the mask has times and the map hasn't; choose one, as in mask.isel(time=0)")
     if not bool(mask.any()):
         raise SchemaError("the mask marks no pixel; there is nothing to look for")
     return _mean(at, mask)
+
+
+def check_same_crs(mask: xr.DataArray, emb: xr.Dataset) -> None:
+    """Raise `GridError` if a mask states another CRS than the map."""
+    if crs_of(mask) not in (None, crs_of(emb)):
+        names = [crs_name(crs_of(obj)) for obj in (mask, emb)]
+        raise GridError(f"the mask is in {names[0]}, the map in {names[1]}; reproject it first")
 
 
 def _mean(emb: xr.Dataset, mask: xr.DataArray) -> Vectors:

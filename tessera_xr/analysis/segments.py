@@ -12,7 +12,7 @@ import xarray as xr
 from tessera_xr._optional import require
 from tessera_xr.analysis.components import Components, fit_components
 from tessera_xr.embedding.quantize import dequantize
-from tessera_xr.embedding.schema import EMBEDDINGS, SCALES, check_embeddings, has_data, provenance
+from tessera_xr.embedding.schema import EMBEDDINGS, SCALES, check_embeddings, check_whole, has_data, provenance
 from tessera_xr.errors import GridError, SchemaError
 from tessera_xr.grid import GRID_MAPPING, geobox_of
 
@@ -79,6 +79,7 @@ def segment(
     mask = (mask.all("time") if "time" in mask.dims else mask).compute()
     n_pixels = int(mask.sum())
     n_segments = max(n_pixels // SEGMENT_PIXELS, 1) if n_segments is None else n_segments
+    check_whole("n_segments", n_segments)
     if not 1 <= n_segments <= n_pixels:
         raise SchemaError(f"n_segments must be from 1 to the {n_pixels} pixels with data, not {n_segments}")
     labels = _slic(_picture(emb, components, n_components, seed), mask.values, n_segments, compactness)

@@ -36,6 +36,7 @@ def quantize(emb: xr.Dataset) -> xr.Dataset:
         input_core_dims=[["band"]],
         output_core_dims=[["band"], []],
         dask="parallelized",
+        dask_gufunc_kwargs={"allow_rechunk": True},
         output_dtypes=[np.int8, np.float32],
         keep_attrs=True,
     )
@@ -65,6 +66,7 @@ def dequantize(emb: xr.Dataset) -> xr.Dataset:
         input_core_dims=[["band"], []],
         output_core_dims=[["band"]],
         dask="parallelized",
+        dask_gufunc_kwargs={"allow_rechunk": True},  # published stores may be chunked along band
         output_dtypes=[np.float32],
         keep_attrs=True,
     )

@@ -73,6 +73,12 @@ def check_embeddings(ds: object) -> None:
         raise SchemaError("int8 `embeddings` need `scales` ([time,] y, x) beside them")
 
 
+def check_whole(name: str, value: object) -> None:
+    """Raise `SchemaError` unless a value is a whole number."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise SchemaError(f"{name} must be a whole number, not {value!r}")
+
+
 def check_same_model(*embeddings: xr.Dataset) -> None:
     """Raise `VersionMismatchError` if embeddings of different models, weights or lengths were about to be mixed.
 
