@@ -108,6 +108,8 @@ def test_no_other_file_stands_in_for_it(nano, tmp_path, monkeypatch):
     assert load_encoder("mini", device="cpu").sha256 == MINI.sha256
     with pytest.raises(CheckpointError, match=r"weights= goes with the name .*, not 'mini'.*pass the file itself"):
         load_encoder("mini", path)
+    with pytest.raises(CheckpointError, match=r"holds 'mini', not 'v2-nano' as asked for"):
+        load_encoder("v2-nano", FILE)
 
 
 # Half precision ----------------------------------------------------------------------------------------------------

@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from tessera_xr.embedding.quantize import dequantize
-from tessera_xr.embedding.schema import EMBEDDINGS, SCALES, has_data
+from tessera_xr.analysis.components import draw_pixels
 from tessera_xr.errors import SchemaError
 
 FIT_PIXELS = 20_000
@@ -62,12 +61,4 @@ def fit_whitening(pixels: npt.NDArray[np.floating[Any]], ridge: float = RIDGE) -
 
 def whitening_of(emb: xr.Dataset, seed: int = 0) -> Whitening:
     """Fit a whitening to a map: to at most 20,000 of its pixels with data, of all times, drawn at random."""
-    dims = [d for d in ("time", "y", "x") if d in emb[EMBEDDINGS].dims]
-    held = has_data(emb).transpose(*dims).values
-    where = np.flatnonzero(held)
-    if len(where) > FIT_PIXELS:
-        where = np.sort(np.random.default_rng(seed).choice(where, FIT_PIXELS, replace=False))
-    index = {d: xr.DataArray(i, dims="pixel") for d, i in zip(dims, np.unravel_index(where, held.shape), strict=True)}
-    names = [name for name in (EMBEDDINGS, SCALES) if name in emb]
-    drawn = dequantize(emb[names].isel(index).compute())[EMBEDDINGS].transpose("pixel", "band")
-    return fit_whitening(drawn.values)
+    return fit_whitening(draw_pixels(emb, FIT_PIXELS, seed).values)
