@@ -7,6 +7,7 @@ import pytest
 import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from sklearn.exceptions import ConvergenceWarning
 
 import tessera_xr as txr
 from tessera_xr.analysis import blocks, components
@@ -175,6 +176,18 @@ def test_the_sample_is_seeded(emb):
     assert np.abs(first - fit_clusters(emb, 4).centres).max() < 1
 
 
+def test_the_clusterer_is_seeded_unless_it_has_a_seed_of_its_own(emb, eight):
+    from sklearn.cluster import KMeans
+
+    def differ(method, **options) -> bool:  # of all pixels, so that only the clusterer draws
+        first, other = (fit_clusters(emb, 8, method=method, seed=seed, **options).centres for seed in (0, 1))
+        return bool(np.abs(first - other).max() > 1e-3)
+
+    assert differ("kmeans")
+    assert differ(KMeans(init="random", n_init=1))
+    assert not differ(KMeans(init="random", n_init=1, random_state=5))
+
+
 def test_describe(emb, eight):
     table = eight.describe(emb)
     labels, away = eight.predict(emb).values, distances(emb, eight)
@@ -267,8 +280,32 @@ def test_density_clusters_know_noise(emb, truth):
     np.testing.assert_array_equal(labels == NOISE, expected)
     table = found.describe(noisy)
     assert table.pixels[NOISE] == (labels == NOISE).sum()
-    assert np.isnan(table.x[NOISE])
+    assert np.isnan(table.loc[NOISE, ["x", "spread"]].astype(float)).all()
     assert table.share.sum() == pytest.approx(1)
+
+
+def test_the_reach_of_a_cluster_is_its_own():
+    """The smaller cluster comes first to the clusterer, and is the wider."""
+    from sklearn.cluster import DBSCAN
+
+    rng = np.random.default_rng(0)
+    wide = np.arange(900) < 300
+    values = np.zeros((900, N_BANDS))
+    values[:, :2] = rng.uniform(-1, 1, (900, 2)) * np.where(wide, 2, 0.2)[:, None]
+    values[wide, 0] += 20
+    values[899] = 50  # so that the clustering knows noise
+    found = fit_clusters(embeddings(values.reshape(30, 30, N_BANDS)), method=DBSCAN(eps=1, min_samples=3))
+    reach = found.reach.groupby("cluster").max()
+    assert float(reach[0]) < float(reach[1]) / 4
+    np.testing.assert_allclose(found.share, [599 / 900, 300 / 900])
+
+
+def test_fewer_kinds_than_clusters_give_as_many_as_there_are():
+    values = np.random.default_rng(0).normal(size=(3, N_BANDS))[np.arange(48) % 3].reshape(6, 8, N_BANDS)
+    with pytest.warns(ConvergenceWarning, match="distinct clusters"):
+        found = fit_clusters(embeddings(values), 5)
+    assert len(found) == 3
+    assert len(np.unique(found.predict(embeddings(values)))) == 3
 
 
 def test_faults(emb, eight):
@@ -277,6 +314,8 @@ def test_faults(emb, eight):
     for n in (0, 251):
         with pytest.raises(SchemaError, match=f"n_clusters must be from 1 to 250 .* not {n}"):
             fit_clusters(emb, n)
+    with pytest.raises(SchemaError, match=r"2 at least to choose from\), not 1"):
+        fit_clusters(emb, "auto", candidates=[1, 2, 3])
     with pytest.raises(SchemaError, match="n_clusters='many' is unknown; give a whole number or 'auto'"):
         fit_clusters(emb, "many")
     with pytest.raises(SchemaError, match="6 pixels have data: too few for 7 clusters"):

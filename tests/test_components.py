@@ -12,6 +12,7 @@ import xarray as xr
 import tessera_xr as txr
 from tessera_xr import _optional
 from tessera_xr.analysis import components as module
+from tessera_xr.analysis import drawing
 from tessera_xr.embedding.schema import COUNTS, build_embeddings
 from tessera_xr.errors import SchemaError, VersionMismatchError
 from tessera_xr.grid import geobox_of
@@ -117,6 +118,23 @@ def test_the_draw_is_seeded(emb, monkeypatch):
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 1e-4
     assert np.abs((first * other).sum(axis=1)).min() > 0.9, "other pixels, much the same axes"
+
+
+def test_places_are_drawn_evenly_from_a_mask_and_in_their_order(monkeypatch):
+    monkeypatch.setattr(drawing, "_PIECE", 7)
+    rng = np.random.default_rng(2)
+    mask = xr.DataArray(rng.random((5, 11, 9)) < 0.4, dims=("time", "y", "x"))
+    where = np.flatnonzero(mask)
+    for n in (len(where) + 1, len(where), 40, 1):
+        index = drawing.draw_places(mask, n, seed=3)
+        found = np.ravel_multi_index([index[d].values for d in mask.dims], mask.shape)
+        assert len(found) == min(n, len(where))
+        assert (np.diff(found) > 0).all()
+        assert np.isin(found, where).all()
+    drawn = [drawing.draw_places(mask, 40, seed)["y"].values for seed in range(200)]
+    held = mask.sum(("time", "x")) / mask.sum()
+    np.testing.assert_allclose(np.bincount(np.concatenate(drawn)) / 8000, held, atol=0.012)
+    assert drawing.draw_places(mask & False, 40, 0)["x"].size == 0
 
 
 def test_pixels_without_data_are_not_drawn(emb, monkeypatch):

@@ -6,6 +6,7 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import xarray as xr
+from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from tessera_xr.analysis.places import find_similar
@@ -59,6 +60,17 @@ def test_greedy_by_hand(distance, form):
     assert pixels(places, emb) == greedy(scores.values, 12, distance, 10)
     assert places["rank"].tolist() == list(range(1, 13))
     np.testing.assert_array_equal(places["similarity"], [scores.values[p] for p in pixels(places, emb)])
+
+
+def test_pixels_need_not_be_square():
+    emb = make_map(GeoBox((40, 60), Affine(4, 0, 600_000, 0, -25, 5_000_000), "EPSG:32631"))
+    places = find_similar(emb, np.ones(16), 12, min_distance=60)
+    best = similarity(emb, np.ones(16)).to_series().dropna().sort_values(ascending=False)
+    taken: list[np.ndarray] = []
+    for y, x in best.index:
+        if len(taken) < 12 and all(np.hypot(x - u, y - v) >= 60 for u, v in taken):
+            taken.append(np.array([x, y]))
+    np.testing.assert_allclose(places[["x", "y"]], taken)
 
 
 def test_places_are_apart_and_not_one_blob():

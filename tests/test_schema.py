@@ -9,6 +9,7 @@ import xarray as xr
 from shapely.geometry import Point
 
 import tessera_xr as txr
+from tessera_xr import tutorial
 from tessera_xr.embedding.schema import (
     COUNTS,
     build_embeddings,
@@ -16,7 +17,9 @@ from tessera_xr.embedding.schema import (
     check_same_model,
     describe_embeddings,
     has_data,
+    identity,
     is_embeddings,
+    provenance,
 )
 from tessera_xr.errors import GridError, SchemaError, VersionMismatchError
 from tessera_xr.grid import geobox_of
@@ -125,11 +128,41 @@ def test_models_are_not_mixed(make_emb):
     emb = make_emb()
     check_same_model(emb, make_emb(seed=1), txr.quantize(emb))
     check_same_model(emb, emb.drop_attrs(deep=False))
-    for other in (make_emb(model="n"), make_emb(weights_sha256="b")):
-        with pytest.raises(VersionMismatchError, match=r"their (model|weights_sha256) differ .* with the same model"):
-            check_same_model(emb, other)
+    for key in ("model", "model_family", "weights_sha256"):
+        one, other = make_emb(**{key: "one"}), make_emb(**{key: "two"})
+        with pytest.raises(VersionMismatchError, match=rf"their {key} differ \(one, two\); .* with the same model"):
+            check_same_model(one, other)
+        assert identity(one)[key] == provenance(one)[key] == "one"
     with pytest.raises(VersionMismatchError, match=r"different lengths \(\[64, 128\]\)"):
         check_same_model(emb, emb.isel(band=slice(64)))
+
+
+def test_variants_of_one_generation_are_not_mixed():
+    """The same place and year as Cambridge and as dClimate computed it, both with a v1.1 of their own."""
+    dclimate = tutorial.embeddings()
+    cambridge = dclimate.assign_attrs(model="v1.1-cambridge")
+    assert cambridge.model_family == dclimate.model_family == "v1.1"
+    with pytest.raises(VersionMismatchError, match=r"model differ \(v1\.1-cambridge, v1\.1-dclimate\)"):
+        dclimate.sel(time=2022).tessera.change(cambridge.sel(time=2020))
+
+
+@pytest.mark.parametrize("key", ["model", "model_family", "weights_sha256"])
+def test_what_is_fitted_to_one_model_refuses_another(key, tmp_path):
+    emb = tutorial.embeddings().isel(y=slice(12), x=slice(12)).assign_attrs({key: "one"})
+    null, index = txr.fit_change_null(emb), txr.SearchIndex.build(emb, tmp_path / "index", approximate=False)
+    point = emb.isel(time=0).tessera.sample((float(emb.x[3]), float(emb.y[3])), crs="EPSG:32610")
+    uses = {
+        "similarity": lambda other: other.tessera.similarity(point),
+        "clusters": txr.fit_clusters(emb, 2).predict,
+        "components": txr.fit_components(emb).transform,
+        "novelty": txr.fit_novelty(emb).transform,
+        "null": lambda other: txr.change_significance(other, 2018, 2019, null=null),
+        "index": lambda other: index.search(point.assign_attrs(other.attrs), 1),
+    }
+    for use in uses.values():
+        use(emb)
+        with pytest.raises(VersionMismatchError, match=f"their {key} differ"):
+            use(emb.assign_attrs({key: "two"}))
 
 
 def test_inventory(make_emb):

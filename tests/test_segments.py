@@ -104,7 +104,7 @@ def test_forms_give_the_same(emb, segments):
 
 @pytest.mark.parametrize("form", ["float32", "int8", "lazy", "lazy int8"])
 def test_statistics_are_those_of_the_members(emb, segments, form, monkeypatch):
-    monkeypatch.setattr(module, "ROWS", 7)
+    monkeypatch.setattr(module, "SIDE", 7)
     emb = emb.tessera.quantize() if "int8" in form else emb
     table = describe_segments(emb.chunk(y=9, x=13) if "lazy" in form else emb, segments)
     values = txr.dequantize(emb).embeddings.transpose("time", "y", "x", "band").values.astype(np.float64)
@@ -124,6 +124,21 @@ def test_statistics_are_those_of_the_members(emb, segments, form, monkeypatch):
         assert mine.y == pytest.approx(emb.y.values[rows].mean())
     single = describe_segments(emb.sel(time=2020), segments)
     xr.testing.assert_allclose(single["mean"], table["mean"].sel(time=2020))
+
+
+@pytest.mark.parametrize("nothing", [np.nan, np.inf])
+def test_pixels_without_data_do_not_count(emb, segments, nothing):
+    """Parcels of your own may hold some; the scale of codes says which, whatever the codes are."""
+    gone = (emb.x < emb.x[9]) & (emb.y > emb.y[4])
+    floats = emb.assign(embeddings=emb.embeddings.where(~gone).transpose(*emb.embeddings.dims))
+    codes = emb.tessera.quantize()
+    codes = codes.assign(scales=codes.scales.where(~gone, nothing).transpose(*codes.scales.dims))
+    expected = describe_segments(emb, segments.where(~gone, 0).astype(np.int32)).drop_vars(["x", "y"])
+    for form, tolerance in ((floats, 1e-6), (codes, 0.05)):
+        found = describe_segments(form, segments).sel(segment=expected.segment)
+        for name in ("mean", "spread"):
+            np.testing.assert_allclose(found[name], expected[name], atol=tolerance)
+    assert int(describe_segments(codes, segments).pixels.sum()) == int((segments > 0).sum())
 
 
 def test_outlines_agree_with_the_statistics(emb, segments):

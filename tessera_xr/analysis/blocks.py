@@ -5,23 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
+from tessera_xr.analysis.compiled import kernel
+
 Floats: TypeAlias = npt.NDArray[np.float32]
-Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
 STRETCH = 16_384
 """Pixels a call of a kernel."""
-
-
-def kernel(function: Kernel) -> Kernel:
-    """Compile for the CPU; the GIL is released. Sums may be reordered, but NaN keeps its meaning: no data."""
-    flags = {"reassoc", "contract", "arcp", "nsz"}
-    return cast("Kernel", numba.njit(nogil=True, fastmath=flags, cache=True, error_model="numpy")(function))
 
 
 def project(
@@ -46,7 +41,7 @@ def project(
         NaN without data.
     """
     out = np.empty((*values.shape[:-1], len(vectors)), dtype=np.float32)
-    _over_pixels(project_pixels, values, scales, (vectors, offsets), [out.reshape(-1, len(vectors))], lazy)
+    over_pixels(project_pixels, values, scales, (vectors, offsets), [out.reshape(-1, len(vectors))], lazy)
     return out
 
 
@@ -73,11 +68,11 @@ def nearest(
     distance = np.empty(values.shape[:-1], dtype=np.float32)
     halves = (vectors.astype(np.float64) ** 2).sum(axis=1).astype(np.float32) / 2
     args = (vectors, halves, reach.astype(np.float32) ** 2)
-    _over_pixels(nearest_pixels, values, scales, args, [rows.reshape(-1), distance.reshape(-1)], lazy)
+    over_pixels(nearest_pixels, values, scales, args, [rows.reshape(-1), distance.reshape(-1)], lazy)
     return rows, distance
 
 
-def _over_pixels(
+def over_pixels(
     function: Callable[..., None],
     values: npt.NDArray[Any],
     scales: Floats | None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,18 +21,25 @@ from tessera_xr.analysis.clusterers import (
     numbers_to_try,
     score,
 )
-from tessera_xr.analysis.components import draw_pixels, fit_to_pixels, pixel_arrays
-from tessera_xr.embedding.schema import EMBEDDINGS, check_embeddings, check_same_model, provenance
+from tessera_xr.analysis.components import fit_to_pixels, pixel_arrays
+from tessera_xr.analysis.drawing import FIT_PIXELS, draw_pixels
+from tessera_xr.analysis.queries import stripes
+from tessera_xr.embedding.schema import EMBEDDINGS, check_embeddings, check_same_model, identity, provenance
 from tessera_xr.errors import SchemaError
 from tessera_xr.grid import geobox_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SAMPLE, DENSITY_SAMPLE = 20_000, 5_000
+DENSITY_SAMPLE = 5_000
 DENSITY_COMPONENTS = 10
+DESCRIBED = 1_000_000
+"""Pixels at a time that a description looks at."""
 NO_DATA, NOISE = 0, 255
 CANDIDATES = range(2, 17)
+Medoid: TypeAlias = tuple[float, dict[str, Any]]
+"""The least distance to a prototype, and where it is: x, y and time."""
+NOWHERE: Medoid = (np.inf, {})
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class Clusters:
     colours: tuple[str, ...]
     """A colour (#rrggbb) for each cluster."""
     attrs: dict[str, Any]
-    """The attributes of the embeddings that they were fitted to: model and weights."""
+    """The model of the embeddings that they were fitted to: see `identity`."""
     scores: pd.DataFrame | None = None
     """If the number of clusters was chosen: `inertia` and `silhouette` of each number tried."""
 
@@ -98,7 +105,7 @@ class Clusters:
     def describe(self, emb: xr.Dataset) -> pd.DataFrame:
         """Return the size of each cluster on a map, its spread, and the place that shows it best.
 
-        Holds 5 bytes a pixel, of lazy embeddings too.
+        Goes through the map in stripes, of lazy embeddings a chunk high.
 
         Parameters
         ----------
@@ -115,10 +122,17 @@ class Clusters:
         """
         import pandas as pd
 
-        both = xr.Dataset(dict(zip(("labels", "distance"), self._assign(emb), strict=True))).compute()
-        labels, distance = both["labels"], both["distance"]
-        counts = np.bincount(labels.values.ravel(), minlength=256)
-        sums = np.bincount(labels.values.ravel(), np.nan_to_num(distance.values.ravel()), minlength=256)
+        check_embeddings(emb)
+        counts, sums = np.zeros(256, dtype=np.intp), np.zeros(256)
+        best: dict[int, Medoid] = {}
+        for rows in stripes(emb, DESCRIBED):
+            both = dict(zip(("labels", "distance"), self._assign(emb.isel(y=rows)), strict=True))
+            stripe = xr.Dataset(both).compute()
+            labels, distance = stripe["labels"].values.ravel(), stripe["distance"].values.ravel()
+            counts += np.bincount(labels, minlength=256)
+            sums += np.bincount(labels, np.nan_to_num(distance), minlength=256)
+            for number in range(1, len(self) + 1):
+                best[number] = min(best.get(number, NOWHERE), _nearest(stripe, number), key=lambda found: found[0])
         numbers = np.array([*range(1, len(self) + 1), *([NOISE] if self.has_noise else [])])
         sizes = counts[numbers]
         table = pd.DataFrame({"pixels": sizes}, index=pd.Index(numbers, name="cluster"))
@@ -126,7 +140,7 @@ class Clusters:
         with np.errstate(invalid="ignore", divide="ignore"):
             table["spread"] = np.where(numbers == NOISE, np.nan, np.sqrt(sums[numbers] / sizes))
         table["colour"] = [*self.colours, *(["#c8c8c8"] if self.has_noise else [])]
-        return table.join(_medoids(labels, distance, range(1, len(self) + 1)))
+        return table.join(_places(best, emb))
 
     def _assign(self, emb: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
         """Return numbers uint8 and squared distances to the nearest prototype float32, ([time,] y, x)."""
@@ -208,7 +222,7 @@ def fit_clusters(
     density = isinstance(method, str) and method == "hdbscan"
     plain = isinstance(method, str) and method == "kmeans"
     estimators = [make_clusterer(method, n, seed) for n in tried]
-    drawn = draw_pixels(emb, sample or (SAMPLE if plain else DENSITY_SAMPLE), seed)
+    drawn = draw_pixels(emb, sample or (FIT_PIXELS if plain else DENSITY_SAMPLE), seed)
     most = max((n for n in tried if n is not None), default=2)
     if drawn.sizes["pixel"] < most:
         raise SchemaError(f"{drawn.sizes['pixel']} pixels have data: too few for {most} clusters; ask for fewer")
@@ -219,7 +233,7 @@ def fit_clusters(
     scores = score(tried, found, values, seed) if n_clusters == "auto" else None
     chosen = found[0] if scores is None else found[choose(scores, criterion)]
     axis = np.ones(values.shape[1]) if first is None else first.vectors.values[0]
-    return _clusters(chosen, axis, drawn["band"], emb.attrs, scores)
+    return _clusters(chosen, axis, drawn["band"], identity(emb), scores)
 
 
 def cluster(
@@ -247,7 +261,7 @@ def _clusters(
         xr.DataArray(found.prototypes[by_number], dims=("prototype", "band"), coords={**of_each, "band": band.values}),
         xr.DataArray(found.reach[by_number], dims="prototype", coords=of_each),
         palette(len(order)),
-        {k: v for k, v in attrs.items() if k in ("model", "weights_sha256")},
+        attrs,
         scores,
     )
 
@@ -278,21 +292,27 @@ def _numbered(*arrays: npt.NDArray[Any], numbers: Integers, **options: Any) -> t
     return codes[rows], distance
 
 
-def _medoids(labels: xr.DataArray, distance: xr.DataArray, numbers: Iterable[int]) -> pd.DataFrame:
-    """Return the place of the pixel nearest to a prototype of each cluster."""
+def _nearest(stripe: xr.Dataset, number: int) -> Medoid:
+    """Return the pixel of a cluster that is nearest to a prototype."""
+    labels, distance = stripe["labels"], stripe["distance"]
+    away = np.where(labels.values == number, distance.values, np.inf)
+    place = np.unravel_index(int(away.argmin()), away.shape)
+    if not np.isfinite(away[place]):
+        return NOWHERE
+    at = {str(d): labels[d].values[i] if d in labels.coords else i for d, i in zip(labels.dims, place, strict=True)}
+    return float(away[place]), at
+
+
+def _places(medoids: dict[int, Medoid], emb: xr.Dataset) -> pd.DataFrame:
+    """Return places as a table, with longitude and latitude."""
     import pandas as pd
     from pyproj import Transformer
 
-    box = geobox_of(labels)
-    to_degrees = Transformer.from_crs(str(box.crs), "EPSG:4326", always_xy=True)
-    rows = {}
-    for number in numbers:
-        away = np.where(labels.values == number, distance.values, np.inf)
-        place = np.unravel_index(int(away.argmin()), away.shape) if np.isfinite(away).any() else None
-        if place is None:
-            continue
-        at = {str(d): labels[d].values[i] if d in labels.coords else i for d, i in zip(labels.dims, place, strict=True)}
-        lon, lat = to_degrees.transform(at["x"], at["y"])
-        rows[number] = {"x": at.pop("x"), "y": at.pop("y"), "lon": lon, "lat": lat, **at}
-    columns = ["x", "y", "lon", "lat", *(str(d) for d in labels.dims if d not in ("y", "x"))]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    names = ["x", "y", *(str(d) for d in emb[EMBEDDINGS].dims if d not in ("band", "y", "x"))]
+    rows = {number: at for number, (_, at) in medoids.items() if at}
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=names)
+    to_degrees = Transformer.from_crs(str(geobox_of(emb).crs), "EPSG:4326", always_xy=True)
+    lon, lat = to_degrees.transform(table["x"].to_numpy(float), table["y"].to_numpy(float))
+    table.insert(2, "lon", lon)
+    table.insert(3, "lat", lat)
+    return table

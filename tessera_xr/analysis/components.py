@@ -10,19 +10,18 @@ import numpy.typing as npt
 import xarray as xr
 
 from tessera_xr._optional import require
-from tessera_xr.embedding.quantize import dequantize
+from tessera_xr.analysis.drawing import FIT_PIXELS, draw_pixels
 from tessera_xr.embedding.schema import (
     EMBEDDINGS,
     SCALES,
     check_embeddings,
     check_same_model,
     check_whole,
-    has_data,
+    identity,
     provenance,
 )
 from tessera_xr.errors import SchemaError
 
-FIT_PIXELS = 20_000
 UMAP_PIXELS = 5_000
 STRETCH = (2.0, 98.0)
 
@@ -40,7 +39,7 @@ class Components:
     limits: xr.DataArray
     """(bound, component) the 2nd and 98th percentile of the scores, for shared colours."""
     attrs: dict[str, Any]
-    """The attributes of the embeddings that they were fitted to: model and weights."""
+    """The model of the embeddings that they were fitted to: see `identity`."""
     whiten: bool = False
     """Whether the scores are divided by their standard deviation in the fit."""
 
@@ -141,7 +140,7 @@ def fit_components(emb: xr.Dataset, n_components: int = 3, *, seed: int = 0, whi
     drawn = draw_pixels(emb, FIT_PIXELS, seed)
     if drawn.sizes["pixel"] <= n_components:
         raise SchemaError(f"{drawn.sizes['pixel']} pixels have data: too few for {n_components} components")
-    return fit_to_pixels(drawn, n_components, whiten=whiten, attrs=emb.attrs)
+    return fit_to_pixels(drawn, n_components, whiten=whiten, attrs=identity(emb))
 
 
 def components(emb: xr.Dataset, n_components: int = 3, *, seed: int = 0, whiten: bool = False) -> xr.DataArray:
@@ -223,22 +222,6 @@ def pixel_arrays(emb: xr.Dataset) -> list[xr.DataArray]:
     return [a.chunk(band=-1) if a.chunks is not None and "band" in a.dims else a for a in arrays]
 
 
-def draw_pixels(emb: xr.Dataset, n_pixels: int, seed: int) -> xr.DataArray:
-    """Return at most `n_pixels` embeddings with data, (pixel, band) float32, with the y, x and time of each."""
-    dims = [d for d in ("time", "y", "x") if d in emb[EMBEDDINGS].dims]
-    mask = has_data(emb).transpose(*dims).values
-    where = np.flatnonzero(mask)
-    if len(where) > n_pixels:
-        where = np.sort(np.random.default_rng(seed).choice(where, n_pixels, replace=False, shuffle=False))
-    places = np.unravel_index(where, mask.shape)
-    index = {d: xr.DataArray(p, dims="pixel") for d, p in zip(dims, places, strict=True)}
-    # in the order of memory, a pixel is one read
-    stored = emb[[str(a.name) for a in pixel_arrays(emb)]].transpose(*dims, "band")
-    drawn = dequantize(stored.isel(index))[EMBEDDINGS].transpose("pixel", "band")
-    kept = {"band", *dims}
-    return drawn.drop_vars([c for c in drawn.coords if c not in kept]).astype(np.float32).compute()
-
-
 def fit_to_pixels(
     drawn: xr.DataArray, n_components: int, *, whiten: bool = False, attrs: dict[str, Any] | None = None
 ) -> Components:
@@ -258,13 +241,12 @@ def fit_to_pixels(
     component = {"component": np.arange(1, n_components + 1)}
     dims = ("component", "band")
     limits = np.percentile(centred.values @ axes.T, STRETCH, axis=0).astype(np.float32)
-    kept: dict[str, Any] = {k: v for k, v in (attrs or {}).items() if k in ("model", "weights_sha256")}
     return Components(
         mean.astype(np.float32),
         xr.DataArray(axes.astype(np.float32), dims=dims, coords={**component, "band": mean["band"]}),
         xr.DataArray(variances / values.values.sum(), dims="component", coords=component),
         xr.DataArray(limits, dims=("bound", "component"), coords=component),
-        kept,
+        attrs or {},
         whiten,
     )
 

@@ -9,25 +9,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from tessera_xr.analysis.compiled import kernel
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Values: TypeAlias = npt.NDArray[Any]
 Score: TypeAlias = Callable[[Values, Floats], Floats]
-Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
 BLOCK = 8192
 """Pixels a block: 1 MB of codes of 128 values, which stays in the cache."""
-
-
-def kernel(function: Kernel) -> Kernel:
-    """Compile; sums may be reordered, but NaN stays NaN."""
-    orders = {"reassoc", "contract", "nsz", "arcp"}
-    return cast("Kernel", numba.njit(nogil=True, fastmath=orders, cache=True, error_model="numpy")(function))
 
 
 def n_cores() -> int:
@@ -127,6 +121,24 @@ def nearness(values: Values, scales: Floats, queries: Floats, sign: np.float32, 
             total += near
             best = near * sign if q == 0 else max(best, near * sign)
         out[i] = total / np.float32(n_queries) if sign == 0 else np.float32(sign * best)
+
+
+@kernel
+def add_to_segments(values: Values, scales: Floats, rows: Any, sums: Any, squares: Any, counts: Any) -> None:
+    """Add pixels (n, d) to the row of their segment (n,), below 0 none: their sum (s, d), squares (s,), number (s,)."""
+    for i in range(values.shape[0]):
+        scale = np.float32(1)
+        if scales.size:
+            scale = scales[i] if np.isfinite(scales[i]) else np.float32(np.nan)
+        if rows[i] < 0 or np.isnan(scale * values[i, 0]):
+            continue
+        total = 0.0
+        for c in range(values.shape[1]):
+            value = np.float32(values[i, c]) * scale
+            sums[rows[i], c] += value
+            total += np.float64(value) * np.float64(value)
+        squares[rows[i]] += total
+        counts[rows[i]] += 1
 
 
 @kernel

@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from tessera_xr.analysis.components import draw_pixels
+from tessera_xr.analysis.drawing import FIT_PIXELS, draw_pixels
 from tessera_xr.errors import SchemaError
 
-FIT_PIXELS = 20_000
 RIDGE = 1e-3
 
 

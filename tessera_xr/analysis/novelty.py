@@ -10,13 +10,20 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from tessera_xr.analysis.queries import check_same_crs
-from tessera_xr.embedding.quantize import dequantize
-from tessera_xr.embedding.schema import EMBEDDINGS, SCALES, check_embeddings, check_same_model, has_data, provenance
+from tessera_xr.analysis.components import pixel_arrays
+from tessera_xr.analysis.drawing import FIT_PIXELS, draw_pixels, draw_places
+from tessera_xr.analysis.queries import check_same_crs, essentials
+from tessera_xr.embedding.schema import (
+    EMBEDDINGS,
+    check_embeddings,
+    check_same_model,
+    has_data,
+    identity,
+    provenance,
+)
 from tessera_xr.errors import GridError, SchemaError
 from tessera_xr.grid import GRID_MAPPING
 
-FIT_PIXELS = 50_000
 STRETCH = 2048
 """Pixels at a time: their float32 copy stays in the cache."""
 
@@ -32,7 +39,7 @@ class Novelty:
     distances: npt.NDArray[np.float32]
     """(n,) the distance of each reference pixel to all others, ascending: what percentiles are taken from."""
     attrs: dict[str, Any]
-    """Model and weights of the reference."""
+    """The model of the reference: see `identity`."""
 
     def transform(self, emb: xr.Dataset) -> xr.Dataset:
         """Return how new embeddings are.
@@ -56,8 +63,7 @@ class Novelty:
         """
         check_embeddings(emb)
         check_same_model(emb, xr.Dataset(coords={"band": np.arange(len(self.mean))}, attrs=self.attrs))
-        inputs = [emb[EMBEDDINGS], *([emb[SCALES]] if SCALES in emb else [])]
-        inputs = [a.chunk(band=-1) if a.chunks is not None and "band" in a.dims else a for a in inputs]
+        inputs = pixel_arrays(emb)
         distance: xr.DataArray = xr.apply_ufunc(
             _mahalanobis,
             *inputs,
@@ -84,7 +90,7 @@ class Novelty:
 def fit_novelty(reference: xr.Dataset, *, ridge: float = 1e-3, seed: int = 0) -> Novelty:
     """Learn what a reference set looks like.
 
-    Mean and covariance in float64, of at most 50,000 pixels. `ridge` times the mean variance is added to the variance
+    Mean and covariance in float64, of at most 20,000 pixels. `ridge` times the mean variance is added to the variance
     in every direction, so that fewer pixels than bands will do. The distances behind the percentiles leave each
     reference pixel out of the mean and covariance that it is measured by; in them it would look nearer than a new
     pixel just like it. Neighbouring pixels still vouch for each other: draw a reference that is spread out.
@@ -109,7 +115,8 @@ def fit_novelty(reference: xr.Dataset, *, ridge: float = 1e-3, seed: int = 0) ->
     """
     if not ridge > 0:
         raise SchemaError(f"ridge must be above 0, not {ridge}; 1e-3 suits most references")
-    values = _draw(reference, seed)
+    check_embeddings(reference)
+    values = draw_pixels(reference, FIT_PIXELS, seed).values.astype(np.float64)
     if len(values) < 3 or not np.ptp(values, axis=0).any():
         raise SchemaError(f"a reference needs three pixels or more that vary; {len(values)} have data. Add labels")
     mean = values.mean(axis=0)
@@ -118,8 +125,7 @@ def fit_novelty(reference: xr.Dataset, *, ridge: float = 1e-3, seed: int = 0) ->
     floor = ridge * variances.mean()
     whitening = axes / np.sqrt(np.maximum(variances, 0) + floor)  # no square root of rounding below 0
     apart = np.sort(_left_out(centred @ axes, variances, floor))
-    attrs = {k: reference.attrs[k] for k in ("model", "weights_sha256") if k in reference.attrs}
-    return Novelty(mean.astype(np.float32), whitening.astype(np.float32), apart.astype(np.float32), attrs)
+    return Novelty(mean.astype(np.float32), whitening.astype(np.float32), apart.astype(np.float32), identity(reference))
 
 
 def novelty(emb: xr.Dataset, reference: xr.Dataset | xr.DataArray, *, ridge: float = 1e-3, seed: int = 0) -> xr.Dataset:
@@ -151,14 +157,14 @@ def novelty(emb: xr.Dataset, reference: xr.Dataset | xr.DataArray, *, ridge: flo
     """
     check_embeddings(emb)
     if isinstance(reference, xr.DataArray):
-        reference = _masked(emb, reference)
+        reference = _masked(emb, reference, seed)
     check_embeddings(reference)
     check_same_model(emb, reference)
     return fit_novelty(reference, ridge=ridge, seed=seed).transform(emb)
 
 
-def _masked(emb: xr.Dataset, mask: xr.DataArray) -> xr.Dataset:
-    """Return the embeddings under a mask, (pixel, band)."""
+def _masked(emb: xr.Dataset, mask: xr.DataArray, seed: int) -> xr.Dataset:
+    """Return at most `FIT_PIXELS` of the embeddings under a mask, (pixel, band)."""
     if mask.dtype != bool:
         raise SchemaError(f"a mask must be bool, not {mask.dtype}; compare labels with a value, as labels == 3")
     dims = [d for d in emb[EMBEDDINGS].dims if d != "band"]
@@ -167,25 +173,8 @@ def _masked(emb: xr.Dataset, mask: xr.DataArray) -> xr.Dataset:
         raise GridError(f"the mask {tuple(mask.dims)} is not on the grid of the embeddings {tuple(dims)}")
     check_same_crs(mask, emb)
     there = has_data(emb).drop_vars(GRID_MAPPING, errors="ignore") & mask.drop_vars(GRID_MAPPING, errors="ignore")
-    where = np.argwhere(there.transpose(*dims).values)
-    index = {d: xr.DataArray(where[:, i], dims="pixel") for i, d in enumerate(dims)}
-    return _named(emb).isel(index)
-
-
-def _draw(reference: xr.Dataset, seed: int) -> npt.NDArray[np.float64]:
-    """Return at most `FIT_PIXELS` embeddings with data, (pixel, band) float64."""
-    check_embeddings(reference)
-    dims = [d for d in reference[EMBEDDINGS].dims if d != "band"]
-    where = np.argwhere(has_data(reference).transpose(*dims).values)
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(where))[:FIT_PIXELS])
-    index = {d: xr.DataArray(where[chosen, i], dims="drawn") for i, d in enumerate(dims)}
-    drawn = dequantize(_named(reference).isel(index))[EMBEDDINGS].transpose("drawn", "band")
-    return np.asarray(drawn.values, dtype=np.float64)
-
-
-def _named(emb: xr.Dataset) -> xr.Dataset:
-    """Return embeddings without counts and coordinates."""
-    return emb[[name for name in (EMBEDDINGS, SCALES) if name in emb]].drop_vars(emb.coords)
+    bare = essentials(emb).drop_vars(emb.coords)
+    return bare.isel(draw_places(there.transpose(*dims), FIT_PIXELS, seed))
 
 
 def _left_out(

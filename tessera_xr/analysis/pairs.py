@@ -6,23 +6,16 @@ module inside functions: numba is heavy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar, cast
+from collections.abc import Iterator
+from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-Kernel = TypeVar("Kernel", bound=Callable[..., Any])
+from tessera_xr.analysis.compiled import careful_kernel
 
 
-def kernel(function: Kernel) -> Kernel:
-    """Compile for the CPU; the GIL is released, so that blocks run side by side."""
-    options: Any = {"nogil": True, "fastmath": {"reassoc", "contract"}, "cache": True, "error_model": "numpy"}
-    return cast("Kernel", numba.njit(**options)(function))
-
-
-@kernel
+@careful_kernel
 def distances(a: npt.NDArray[Any], b: npt.NDArray[Any], zero: Any, out: npt.NDArray[np.float32]) -> None:
     """Write the cosine distance of each row of a and b, (n, band), into out (n,); NaN where one has no length.
 
@@ -39,7 +32,7 @@ def distances(a: npt.NDArray[Any], b: npt.NDArray[Any], zero: Any, out: npt.NDAr
         out[i] = 1.0 - ab / length if length > 0 else np.nan
 
 
-@kernel
+@careful_kernel
 def cosines(series: npt.NDArray[Any], zero: Any, out: npt.NDArray[np.float64]) -> None:
     """Write the cosines between all times of each pixel: series (t, n, band) into out (n, t, t)."""
     n_times, n, n_bands = series.shape
@@ -58,7 +51,7 @@ def cosines(series: npt.NDArray[Any], zero: Any, out: npt.NDArray[np.float64]) -
             out[i, s, s] = 1.0 if out[i, s, s] > 0 else np.nan
 
 
-@kernel
+@careful_kernel
 def line_and_step(
     grams: npt.NDArray[np.float64],
     valid: npt.NDArray[np.bool_],
@@ -95,7 +88,7 @@ def line_and_step(
         out[i, 2], out[i, 3], out[i, 4] = years[k], apart, 0.0 if steady else square / total
 
 
-@kernel
+@careful_kernel
 def find_step(gram: npt.NDArray[np.float64], there: npt.NDArray[np.float64], count: float) -> tuple[int, float, float]:
     """Return the date from which on the mean differs most from that before, by the sum of squares between the two.
 

@@ -301,14 +301,14 @@ def _mean(emb: xr.Dataset, mask: xr.DataArray) -> Vectors:
     return (total / count if count else np.full_like(total, np.nan)).astype(np.float32)[None]
 
 
-def stripes(emb: xr.Dataset) -> Iterator[slice]:
-    """Rows a step: those of a chunk, so that each is read once, else some 16,384 pixels and times."""
+def stripes(emb: xr.Dataset, n_pixels: int = STRIPE) -> Iterator[slice]:
+    """Rows a step: those of a chunk, so that each is read once, else some `n_pixels` pixels and times."""
     array = emb[EMBEDDINGS]
     if array.chunks is not None:
         stops = np.cumsum(array.chunksizes["y"])
     else:
         width = max(1, array.size // max(1, array.sizes["band"] * array.sizes["y"]))
-        step = max(1, STRIPE // width)
+        step = max(1, n_pixels // width)
         stops = np.minimum(np.arange(step, array.sizes["y"] + step, step), array.sizes["y"])
     yield from (slice(int(start), int(stop)) for start, stop in zip([0, *stops[:-1]], stops, strict=True))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import xarray as xr
 
 from tessera_xr._optional import require
 from tessera_xr.analysis.components import Components, fit_components
-from tessera_xr.embedding.quantize import dequantize
+from tessera_xr.analysis.queries import essentials
 from tessera_xr.embedding.schema import EMBEDDINGS, SCALES, check_embeddings, check_whole, has_data, provenance
 from tessera_xr.errors import GridError, SchemaError
 from tessera_xr.grid import GRID_MAPPING, geobox_of
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import geopandas as gpd
 
 SEGMENT_PIXELS = 100
-ROWS = 64
+SIDE = 256
 Floats = npt.NDArray[np.float64]
 
 
@@ -91,7 +91,7 @@ def segment(
 def describe_segments(emb: xr.Dataset, segments: xr.DataArray) -> xr.Dataset:
     """Return what each segment is like.
 
-    Works on 64 rows at a time (lazy: a chunk's rows), so that no float32 map is made.
+    Works on 256 x 256 pixels at a time, of lazy maps on a chunk.
 
     Parameters
     ----------
@@ -199,29 +199,32 @@ def _ranked(segments: xr.DataArray) -> tuple[npt.NDArray[Any], npt.NDArray[np.in
     return numbers[first:], rows.reshape(codes.shape) - first
 
 
-def _stripes(emb: xr.Dataset) -> Iterator[slice]:
-    """Yield slices of rows: of a lazy map its own chunks, so that none is computed twice."""
-    chunks = emb[EMBEDDINGS].chunksizes.get("y")
-    n_rows = emb.sizes["y"]
-    ends = np.cumsum(chunks) if chunks else np.minimum(np.arange(ROWS, n_rows + ROWS, ROWS), n_rows)
-    start = 0
-    for end in map(int, ends):
-        yield slice(start, end)
-        start = end
+def _windows(sizes: Mapping[Any, Sequence[int]]) -> Iterator[dict[str, slice]]:
+    """Yield windows (y, x) of the sizes given along each of the two."""
+    y, x = ([slice(int(end - n), int(end)) for n, end in zip(sizes[d], np.cumsum(sizes[d]), strict=True)] for d in "yx")
+    yield from ({"y": rows, "x": columns} for rows in y for columns in x)
+
+
+def _cut(n: int) -> list[int]:
+    """Return the lengths of pieces of at most `SIDE`."""
+    return [min(SIDE, n - start) for start in range(0, n, SIDE)]
 
 
 def _means(emb: xr.Dataset, places: npt.NDArray[np.intp], n: int) -> tuple[Floats, Floats]:
     """Return the mean of each segment ([time,] segment, band) and its spread ([time,] segment)."""
     times = ("time",) if "time" in emb[EMBEDDINGS].dims else ()
-    variables = [EMBEDDINGS, *([SCALES] if emb[EMBEDDINGS].dtype == np.int8 else [])]
+    # in the order of memory: lazy chunks come in the order that is asked for
+    stored = essentials(emb).transpose(..., "y", "x", "band")
     n_times = emb.sizes["time"] if times else 1
     sums = np.zeros((n_times, n, emb.sizes["band"]))
     squares, counts = np.zeros((n_times, n)), np.zeros((n_times, n))
-    for part in _stripes(emb):
-        stripe = emb[variables].isel(y=part)
+    whole = {d: (emb.sizes[d],) for d in "yx"}
+    for window in _windows(whole | dict(emb[EMBEDDINGS].chunksizes)):  # no chunk twice for a time
         for t in range(n_times):
-            chosen = stripe.isel(time=t) if times else stripe
-            _add(dequantize(chosen.compute()), places[part], sums[t], squares[t], counts[t])
+            chunk = stored.isel({"time": t} if times else {}).isel(window).compute()
+            inside = places[window["y"], window["x"]]
+            for piece in _windows({d: _cut(chunk.sizes[d]) for d in "yx"}):
+                _add(chunk.isel(piece), inside[piece["y"], piece["x"]], sums[t], squares[t], counts[t])
     with np.errstate(invalid="ignore"):
         means = sums / counts[..., None]
         variance = squares / counts - (means**2).sum(axis=-1)
@@ -229,21 +232,14 @@ def _means(emb: xr.Dataset, places: npt.NDArray[np.intp], n: int) -> tuple[Float
     return (means, spread) if times else (means[0], spread[0])
 
 
-def _add(stripe: xr.Dataset, places: npt.NDArray[np.intp], sums: Floats, squares: Floats, counts: Floats) -> None:
-    """Add the pixels of a stripe to what their segments hold so far."""
-    from scipy.sparse import csr_array
+def _add(piece: xr.Dataset, places: npt.NDArray[np.intp], sums: Floats, squares: Floats, counts: Floats) -> None:
+    """Add the pixels of a piece to what their segments hold so far, codes as they are."""
+    from tessera_xr.analysis.kernels import add_to_segments
 
-    values = stripe[EMBEDDINGS].transpose("y", "x", "band").values.reshape(-1, sums.shape[1])
-    kept = (places.ravel() >= 0) & ~np.isnan(values).any(axis=1)
-    if not kept.any():
-        return
-    values = values[kept].astype(np.float32)
-    found, rows = np.unique(places.ravel()[kept], return_inverse=True)
-    columns = np.arange(len(rows))
-    member = csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(found), len(rows)))
-    sums[found] += member @ values
-    squares[found] += member @ np.einsum("nb,nb->n", values, values, dtype=np.float64)
-    counts[found] += member.sum(axis=1)
+    values = piece[EMBEDDINGS].values
+    scales = piece[SCALES].values if values.dtype == np.int8 else np.empty(0)
+    flat = np.ascontiguousarray(values).reshape(-1, values.shape[-1])
+    add_to_segments(flat, np.ravel(scales).astype(np.float32), places.ravel(), sums, squares, counts)
 
 
 def _shapes(places: npt.NDArray[np.intp], n: int, emb: xr.Dataset) -> dict[str, npt.NDArray[Any]]:

@@ -15,6 +15,8 @@ from tessera_xr.grid import bounds_lonlat, crs_name, geobox_of, with_grid
 EMBEDDINGS, SCALES = "embeddings", "scales"
 COUNTS = ("s2_obs_count", "s1_asc_obs_count", "s1_desc_obs_count")
 KIND = "tessera_xr_kind"
+IDENTITY = ("model", "model_family", "weights_sha256")
+"""Attributes that say whose embeddings these are: where they differ, distances between embeddings mean nothing."""
 OFFICIAL = "model_official"
 """Attribute of embeddings whose model TESSERA's authors did not train; absent from all others."""
 _COUNT_NAMES = ("clear Sentinel-2", "ascending Sentinel-1", "descending Sentinel-1")
@@ -80,11 +82,11 @@ def check_whole(name: str, value: object) -> None:
 
 
 def check_same_model(*embeddings: xr.Dataset) -> None:
-    """Raise `VersionMismatchError` if embeddings of different models, weights or lengths were about to be mixed.
+    """Raise `VersionMismatchError` if embeddings of different models, families, weights or lengths were to be mixed.
 
     What an attribute doesn't say can't contradict.
     """
-    for key in ("model", "weights_sha256"):
+    for key in IDENTITY:
         found = sorted({str(ds.attrs[key]) for ds in embeddings if key in ds.attrs})
         if len(found) > 1:
             raise VersionMismatchError(
@@ -117,10 +119,15 @@ def describe_embeddings(ds: xr.Dataset) -> str:
     return "\n".join(lines)
 
 
+def identity(ds: xr.Dataset | xr.DataArray) -> dict[str, Any]:
+    """Return the attributes by which `check_same_model` knows a model: what an object fitted to embeddings keeps."""
+    return {name: ds.attrs[name] for name in IDENTITY if name in ds.attrs}
+
+
 def provenance(ds: xr.Dataset | xr.DataArray) -> dict[str, Any]:
     """Return what says where embeddings, or what was made of them, come from."""
-    names = ("model", "model_family", OFFICIAL, "weights_sha256", "weights_licence", "period", "source")
-    return {name: ds.attrs[name] for name in names if name in ds.attrs}
+    names = (OFFICIAL, "weights_licence", "period", "source")
+    return identity(ds) | {name: ds.attrs[name] for name in names if name in ds.attrs}
 
 
 def has_data(ds: xr.Dataset) -> xr.DataArray:
