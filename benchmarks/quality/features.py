@@ -3,6 +3,7 @@
 import numpy as np
 
 from benchmarks.quality.pixels import Pixels
+from tessera_xr.learning.features import decibels, fill_seasons, season_medians
 from tessera_xr.sentinel.bands import S2_BANDS
 
 MONTHS = 12
@@ -55,29 +56,18 @@ def optical(pixels: Pixels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def radar(pixels: Pixels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return VV and VH in dB, where there is any, and the days."""
     s1 = pixels.arrays["s1"]
-    return s1.astype(np.float32) / 200 - 50, (s1 != 0).all(axis=-1), pixels.arrays["s1_doy"]
+    return decibels(s1), (s1 != 0).all(axis=-1), pixels.arrays["s1_doy"]
 
 
 def monthly(values: np.ndarray, valid: np.ndarray, days: np.ndarray) -> np.ndarray:
     """Return medians of twelfths of the year, (n, 12, c); months without data lie between their neighbours."""
-    month = np.minimum((days - 1) * MONTHS // 366, MONTHS - 1)
-    values = np.where(valid[..., None], values, np.nan)
-    out = np.full((len(values), MONTHS, values.shape[-1]), np.nan, dtype=np.float32)
-    for m in range(MONTHS):
-        found = values[:, month == m]
-        some = ~np.isnan(found).all(axis=(1, 2))
-        out[some, m] = np.nanmedian(found[some], axis=1)
-    return fill(out)
+    return fill(season_medians(values, valid, days, MONTHS))
 
 
 def fill(series: np.ndarray) -> np.ndarray:
     """Interpolate along a year that closes on itself; what has no data at all gets the mean of the others."""
-    out, there = series.copy(), ~np.isnan(series[..., 0])
-    for i in np.flatnonzero(there.any(axis=1) & ~there.all(axis=1)):
-        known, missing = np.flatnonzero(there[i]), np.flatnonzero(~there[i])
-        for c in range(series.shape[-1]):
-            out[i, missing, c] = np.interp(missing, known, series[i, known, c], period=MONTHS)
-    nothing = ~there.any(axis=1)
+    out = fill_seasons(series)
+    nothing = np.isnan(out[..., 0]).any(axis=1)
     if nothing.any():
         out[nothing] = out[~nothing].mean(axis=0) if not nothing.all() else 0
     return out
