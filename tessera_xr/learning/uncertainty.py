@@ -1,0 +1,100 @@
+"""How sure a map is: entropy and margin of its probabilities, and sets and intervals that hold the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from tessera_xr.embedding.schema import provenance
+from tessera_xr.errors import SchemaError
+from tessera_xr.learning.conformal import Conformal, fit_conformal
+
+__all__ = ["Conformal", "entropy", "fit_conformal", "margin"]
+
+Floats = npt.NDArray[np.floating[Any]]
+
+
+def entropy(pred: xr.Dataset) -> xr.DataArray:
+    """Return how spread the probability of each pixel is over the classes: normalised Shannon entropy.
+
+    Parameters
+    ----------
+    pred : Dataset
+        What `Head.predict` returns, with `probability` ([time,] class, y, x); eager or lazy.
+
+    Returns
+    -------
+    DataArray
+        ([time,] y, x) float32: 0 where one class has all the probability, 1 where all classes have the same; NaN
+        without data.
+
+    Raises
+    ------
+    SchemaError
+        If there is no `probability`.
+    """
+    return _per_pixel(pred, _entropy, "entropy", "normalised entropy of the class probabilities")
+
+
+def margin(pred: xr.Dataset) -> xr.DataArray:
+    """Return how close the second class of each pixel comes to the first: 1 - (p1 - p2).
+
+    Parameters
+    ----------
+    pred : Dataset
+        What `Head.predict` returns, with `probability` ([time,] class, y, x); eager or lazy.
+
+    Returns
+    -------
+    DataArray
+        ([time,] y, x) float32: 0 where one class has all the probability, 1 where the first two have the same; NaN
+        without data.
+
+    Raises
+    ------
+    SchemaError
+        If there is no `probability`.
+    """
+    return _per_pixel(pred, _margin, "margin", "1 - (probability of the first class - that of the second)")
+
+
+def _per_pixel(pred: xr.Dataset, function: Callable[[Floats], Floats], name: str, title: str) -> xr.DataArray:
+    if "probability" not in getattr(pred, "data_vars", ()):
+        raise SchemaError(
+            "this needs the probability of each class: pass what head.predict(emb) returns, made with "
+            "probability=True by a head that has probabilities, as 'logistic', 'forest', 'knn' or 'mlp'"
+        )
+    shares = pred["probability"]
+    found: xr.DataArray = xr.apply_ufunc(
+        function,
+        shares.chunk({"class": -1}) if shares.chunks is not None else shares,
+        input_core_dims=[["class"]],
+        dask="parallelized",
+        output_dtypes=[np.float32],
+        keep_attrs=True,  # those of spatial_ref are the CRS
+    )
+    mapping = shares.attrs.get("grid_mapping")
+    attrs = {"long_name": title, "units": "1", **provenance(pred)} | ({"grid_mapping": mapping} if mapping else {})
+    return found.rename(name).drop_attrs(deep=False).assign_attrs(attrs)
+
+
+def _entropy(shares: Floats) -> Floats:
+    """(..., class) to (...)."""
+    from scipy.special import entr
+
+    n_classes = shares.shape[-1]
+    if n_classes == 1:
+        return np.where(np.isnan(shares[..., 0]), np.nan, 0).astype(np.float32)
+    return np.asarray(entr(shares).sum(axis=-1) / np.log(n_classes), dtype=np.float32)
+
+
+def _margin(shares: Floats) -> Floats:
+    """(..., class) to (...)."""
+    if shares.shape[-1] == 1:
+        return np.where(np.isnan(shares[..., 0]), np.nan, 0).astype(np.float32)
+    first_two = np.partition(shares, -2, axis=-1)[..., -2:]
+    return (1 - (first_two[..., 1] - first_two[..., 0])).astype(np.float32)
