@@ -29,6 +29,20 @@ if TYPE_CHECKING:
     from tessera_xr.encoder.checkpoints import models
     from tessera_xr.encoder.files import save_encoder
     from tessera_xr.export import to_geotiff
+    from tessera_xr.learning.active import suggest
+    from tessera_xr.learning.areas import AreaEstimate, area_estimate, area_estimate_from_counts
+    from tessera_xr.learning.conformal import Conformal, fit_conformal
+    from tessera_xr.learning.evaluation import evaluate, score, validate
+    from tessera_xr.learning.features import first_dims, seasonal_medians
+    from tessera_xr.learning.heads import Head, fit_head
+    from tessera_xr.learning.labels import LabelSet
+    from tessera_xr.learning.prediction import predict
+    from tessera_xr.learning.reference import stratified_points
+    from tessera_xr.learning.samples import LabelSample
+    from tessera_xr.learning.saving import load_head
+    from tessera_xr.learning.splits import random_folds, spatial_folds
+    from tessera_xr.learning.uncertainty import entropy, margin
+    from tessera_xr.learning.validation import Validation
     from tessera_xr.pretraining.config import PretrainConfig
     from tessera_xr.pretraining.pool import Pool
     from tessera_xr.pretraining.train import pretrain
@@ -38,14 +52,22 @@ if TYPE_CHECKING:
     from tessera_xr.sentinel.tiles import open_tile, save_tile
 
 _WHERE = {
+    "AreaEstimate": "learning.areas",
     "ChangeNull": "analysis.significance",
     "Clusters": "analysis.clustering",
     "Components": "analysis.components",
+    "Conformal": "learning.conformal",
+    "Head": "learning.heads",
+    "LabelSample": "learning.samples",
+    "LabelSet": "learning.labels",
     "Novelty": "analysis.novelty",
     "Pool": "pretraining.pool",
     "PretrainConfig": "pretraining.config",
     "SearchIndex": "analysis.index",
+    "Validation": "learning.validation",
     "ViewOptions": "pretraining.views",
+    "area_estimate": "learning.areas",
+    "area_estimate_from_counts": "learning.areas",
     "as_cube": "sentinel.cube",
     "change": "analysis.change",
     "change_significance": "analysis.significance",
@@ -53,39 +75,62 @@ _WHERE = {
     "describe_segments": "analysis.segments",
     "embed": "embedding.embed",
     "embed_pixels": "embedding.engine",
+    "entropy": "learning.uncertainty",
+    "evaluate": "learning.evaluation",
     "find_similar": "analysis.places",
+    "first_dims": "learning.features",
     "fit_change_null": "analysis.significance",
     "fit_clusters": "analysis.clustering",
     "fit_components": "analysis.components",
+    "fit_conformal": "learning.conformal",
+    "fit_head": "learning.heads",
     "fit_novelty": "analysis.novelty",
+    "load_head": "learning.saving",
+    "margin": "learning.uncertainty",
     "models": "encoder.checkpoints",
     "open_tile": "sentinel.tiles",
     "outline_segments": "analysis.segments",
+    "predict": "learning.prediction",
     "pretrain": "pretraining.train",
     "quantize": "embedding.quantize",
+    "random_folds": "learning.splits",
     "sample": "embedding.points",
     "save_encoder": "encoder.files",
     "save_tile": "sentinel.tiles",
+    "score": "learning.evaluation",
+    "seasonal_medians": "learning.features",
     "segment": "analysis.segments",
     "similarity": "analysis.similarity",
+    "spatial_folds": "learning.splits",
+    "stratified_points": "learning.reference",
+    "suggest": "learning.active",
     "to_geotiff": "export",
     "trend": "analysis.change",
     "tutorial": "tutorial",
     "umap": "analysis.components",
+    "validate": "learning.evaluation",
     "write_pool": "pretraining.writing",
 }
 
 __all__ = [
+    "AreaEstimate",
     "ChangeNull",
     "Clusters",
     "Components",
+    "Conformal",
+    "Head",
+    "LabelSample",
+    "LabelSet",
     "Novelty",
     "Pool",
     "PretrainConfig",
     "SearchIndex",
+    "Validation",
     "ViewOptions",
     "__version__",
     "accessor",
+    "area_estimate",
+    "area_estimate_from_counts",
     "as_cube",
     "change",
     "change_significance",
@@ -93,26 +138,41 @@ __all__ = [
     "describe_segments",
     "embed",
     "embed_pixels",
+    "entropy",
     "errors",
+    "evaluate",
     "find_similar",
+    "first_dims",
     "fit_change_null",
     "fit_clusters",
     "fit_components",
+    "fit_conformal",
+    "fit_head",
     "fit_novelty",
+    "load_head",
+    "margin",
     "models",
     "open_tile",
     "outline_segments",
+    "predict",
     "pretrain",
     "quantize",
+    "random_folds",
     "sample",
     "save_encoder",
     "save_tile",
+    "score",
+    "seasonal_medians",
     "segment",
     "similarity",
+    "spatial_folds",
+    "stratified_points",
+    "suggest",
     "to_geotiff",
     "trend",
     "tutorial",
     "umap",
+    "validate",
     "write_pool",
 ]
 

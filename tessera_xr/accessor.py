@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import xarray as xr
 
 if TYPE_CHECKING:
+    import pandas as pd
     from geopandas import GeoDataFrame
 
     from tessera_xr.analysis.change import When
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
     from tessera_xr.embedding.points import PointsLike
     from tessera_xr.encoder.checkpoints import PathLike
     from tessera_xr.encoder.device import Precision
+    from tessera_xr.learning.active import Strategy
+    from tessera_xr.learning.heads import ClassWeight, Head
+    from tessera_xr.learning.labels import LabelSet
+    from tessera_xr.learning.recipes import Standardise
+    from tessera_xr.learning.samples import LabelSample
+    from tessera_xr.learning.validation import Validation
     from tessera_xr.sentinel.period import PeriodLike
 
 
@@ -182,6 +189,101 @@ class TesseraDataset:
         from tessera_xr.analysis.novelty import novelty
 
         return novelty(self._obj, reference, ridge=ridge, seed=seed)
+
+    # From labels to a map ---------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        labels: LabelSet | LabelSample,
+        model: Any = "logistic",
+        *,
+        time: Any = None,
+        class_weight: ClassWeight = "auto",
+        standardise: Standardise = "auto",
+        seed: int = 0,
+        **options: Any,
+    ) -> Head:
+        """Fit a light head to labels: see `tessera_xr.fit_head`."""
+        from tessera_xr.learning.heads import fit_head
+
+        return fit_head(
+            self._obj, labels, model, time=time, class_weight=class_weight, standardise=standardise, seed=seed,
+            **options,
+        )  # fmt: skip
+
+    def predict(self, head: Head, *, time: Any = None, probability: bool = True, interval: float = 0.9) -> xr.Dataset:
+        """Draw the map of a head: see `tessera_xr.predict`."""
+        from tessera_xr.learning.prediction import predict
+
+        return predict(self._obj, head, time=time, probability=probability, interval=interval)
+
+    def validate(
+        self,
+        labels: LabelSet | LabelSample,
+        model: Any = "logistic",
+        *,
+        time: Any = None,
+        folds: Any = "spatial",
+        n_folds: int = 5,
+        block: float | None = None,
+        buffer: float = 0.0,
+        seed: int = 0,
+        **options: Any,
+    ) -> Validation:
+        """Score a head by labels held out in space: see `tessera_xr.validate`."""
+        from tessera_xr.learning.evaluation import validate
+
+        return validate(
+            self._obj, labels, model, time=time, folds=folds, n_folds=n_folds, block=block, buffer=buffer, seed=seed,
+            **options,
+        )  # fmt: skip
+
+    def evaluate(
+        self,
+        labels: LabelSet | LabelSample,
+        model: Any = "logistic",
+        *,
+        time: Any = None,
+        folds: Any = "spatial",
+        n_folds: int = 5,
+        block: float | None = None,
+        buffer: float = 0.0,
+        fractions: Sequence[float] = (1.0,),
+        n_draws: int = 5,
+        inputs: Mapping[str, xr.Dataset] | None = None,
+        seed: int = 0,
+        confidence: float = 0.95,
+        progress: bool = True,
+        **options: Any,
+    ) -> pd.DataFrame:
+        """Compare heads, inputs and amounts of labels, with intervals: see `tessera_xr.evaluate`."""
+        from tessera_xr.learning.evaluation import evaluate
+
+        return evaluate(
+            self._obj, labels, model, time=time, folds=folds, n_folds=n_folds, block=block, buffer=buffer,
+            fractions=fractions, n_draws=n_draws, inputs=inputs, seed=seed, confidence=confidence, progress=progress,
+            **options,
+        )  # fmt: skip
+
+    def suggest(
+        self,
+        head: Head,
+        n: int = 10,
+        *,
+        labels: LabelSet | LabelSample | None = None,
+        strategy: Strategy | None = None,
+        min_distance: float | None = None,
+        diversity: int = 10,
+        time: Any = None,
+        seed: int = 0,
+    ) -> GeoDataFrame:
+        """Return the next places to label: see `tessera_xr.suggest`."""
+        from tessera_xr.learning.active import suggest
+
+        return suggest(
+            self._obj, head, n, labels=labels, strategy=strategy, min_distance=min_distance, diversity=diversity,
+            time=time, seed=seed,
+        )  # fmt: skip
 
     def to_geotiff(self, path: str | os.PathLike[str]) -> Path:
         """Write a cloud-optimised GeoTIFF: see `tessera_xr.to_geotiff`."""

@@ -28,8 +28,8 @@ def to_geotiff(obj: xr.Dataset | xr.DataArray, path: str | os.PathLike[str]) -> 
     Parameters
     ----------
     obj : Dataset or DataArray
-        Embeddings (written as float32, whatever they are), or a DataArray (y, x) or with one further dimension, which
-        becomes the bands. Pictures from 0 to 1 become bytes.
+        Embeddings (written as float32, whatever they are), the map of a head, of which `prediction` is written, or a
+        DataArray (y, x) or with one further dimension, which becomes the bands. Pictures from 0 to 1 become bytes.
     path : str or path
         Where to; an existing file is replaced.
 
@@ -60,6 +60,8 @@ def to_geotiff(obj: xr.Dataset | xr.DataArray, path: str | os.PathLike[str]) -> 
 
 def _array(obj: xr.Dataset | xr.DataArray) -> xr.DataArray:
     """Return what to write as (band, y, x)."""
+    if isinstance(obj, xr.Dataset) and "prediction" in obj:
+        obj = obj["prediction"]
     if isinstance(obj, xr.Dataset):
         if not is_embeddings(obj):
             raise SchemaError(f"a Dataset must hold embeddings to be written; choose one of {list(obj.data_vars)}")

@@ -125,6 +125,20 @@ def test_the_map_says_what_its_codes_mean_and_where_it_is(emb, sample):
     assert found.probability.dims == ("class", "y", "x")
 
 
+def test_the_map_says_what_it_is_and_becomes_a_geotiff(emb, sample, tmp_path):
+    import rasterio
+
+    found = fit_sample(sample, "logistic").predict(emb)
+    said = repr(found.tessera)
+    share = float((found.prediction == 2).sum() / (found.prediction > 0).sum())
+    assert f"lost         {share:.1%}" in said
+    assert "predicted class (logistic)" in said
+    with rasterio.open(found.tessera.to_geotiff(tmp_path / "map.tif")) as file:
+        np.testing.assert_array_equal(file.read(1), found.prediction)
+        assert file.nodata == 0
+        assert file.tags()["flag_meanings"] == "still_there lost"
+
+
 def test_probability_can_be_left_out(emb, sample):
     head = fit_sample(sample, "logistic")
     found, full = head.predict(emb, probability=False), head.predict(emb)
@@ -408,7 +422,9 @@ def test_a_unet_draws_a_map_without_seams(emb, unet, hole, monkeypatch):
     assert unet.is_spatial
     found = unet.predict(emb)
     assert (found.prediction.values[hole] == 0).all()
-    np.testing.assert_array_equal(found.prediction.values[~hole], found.probability.argmax("class").values[~hole] + 1)
+    np.testing.assert_array_equal(
+        found.prediction.values[~hole], found.probability.fillna(0).argmax("class").values[~hole] + 1
+    )
     assert np.isnan(found.confidence.values[hole]).all()
     monkeypatch.setattr(images, "STRIP", 16)
     strips = unet.predict(emb)

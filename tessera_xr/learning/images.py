@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from tessera_xr.learning.samples import LabelSample
 
 Floats = npt.NDArray[np.float32]
-CELL, AROUND = 128, 32
-"""Pixels a side of the squares that hold labels, and around them: what is read to learn from."""
+CELL = 128
+"""Pixels a side of the squares that hold labels: they and their surroundings are read to learn from."""
 STRIP = 512
 """Rows and columns of a map at a time."""
 
@@ -61,7 +61,7 @@ def fit_unet(
     weights = pixel_weights(sample, targets, class_weight)
     scaling = fit_scaling(sample.X, resolve_standardise(standardise, sample, estimator))
     cells = np.unique(np.stack([sample.rows // CELL, sample.columns // CELL], axis=1), axis=0)
-    parts = [_cell(at, sample, tuple(cell), targets, weights, scaling) for cell in cells]
+    parts = [_cell(at, sample, tuple(cell), targets, weights, scaling, estimator.margin) for cell in cells]
     images, wanted, counts, groups = (list(column) for column in zip(*parts, strict=True))
     estimator.fit(images, wanted, weights=counts, groups=groups)
     return make_head(name, sample, classes, estimator, scaling)
@@ -74,13 +74,14 @@ def _cell(
     targets: npt.NDArray[Any],
     weights: npt.NDArray[np.float64],
     scaling: Scaling,
+    around: int,
 ) -> tuple[Floats, npt.NDArray[Any], Floats, npt.NDArray[np.intp]]:
     """Return the image (band, y, x) of a square and its surroundings, and what its pixels are to be, weigh and go by.
 
     Pixels without a label are -1 (NaN for numbers).
     """
-    starts = [max(c * CELL - AROUND, 0) for c in cell]
-    stops = [min((c + 1) * CELL + AROUND, n) for c, n in zip(cell, sample.shape, strict=True)]
+    starts = [max(c * CELL - around, 0) for c in cell]
+    stops = [min((c + 1) * CELL + around, n) for c, n in zip(cell, sample.shape, strict=True)]
     (top, left), (bottom, right) = starts, stops
     values = dequantize(at.isel(y=slice(top, bottom), x=slice(left, right)).compute())[EMBEDDINGS]
     image = np.moveaxis(scaling.apply(values.transpose("y", "x", "band").values), -1, 0)
@@ -146,8 +147,8 @@ def _lazy_scores(values: da.Array, head: Head) -> Any:
     import dask.array as da
 
     margin, n = int(head.estimator.margin), len(head.classes) or 1
-    # the network halves its image twice: chunks must begin at multiples of four for pixels to be paired alike
-    chunks = [c if _fits(c, margin) else STRIP for c in values.chunks[:2]]
+    # the network halves its image: chunks must begin at multiples of its step for pixels to be paired alike
+    chunks = [c if _fits(c, margin, int(head.estimator.step)) else STRIP for c in values.chunks[:2]]
     values = values.rechunk((*chunks, -1))
     depth = {0: margin, 1: margin, 2: 0}
     around = da.overlap.overlap(values, depth=depth, boundary="none")
@@ -156,5 +157,5 @@ def _lazy_scores(values: da.Array, head: Head) -> Any:
     return da.overlap.trim_overlap(found, depth, boundary="none")
 
 
-def _fits(chunks: tuple[int, ...], margin: int) -> bool:
-    return all(c % 4 == 0 and c >= margin for c in chunks[:-1]) and (len(chunks) == 1 or chunks[-1] >= margin)
+def _fits(chunks: tuple[int, ...], margin: int, step: int) -> bool:
+    return all(c % step == 0 for c in chunks[:-1]) and all(c >= margin for c in chunks)

@@ -71,6 +71,7 @@ def _named(name: str, task: Task, options: dict[str, Any]) -> Any:
     if name in OWN:
         module, kind, settings = OWN[name]
         suffix = "Classifier" if classes else "Regressor"
+        settings = settings | ({"class_weight": None} if name == "unet" and classes else {})  # in the pixels' weights
         return getattr(import_module(f"tessera_xr.learning.{module}"), kind + suffix)(**settings)
     from sklearn import ensemble, linear_model
 
