@@ -159,9 +159,11 @@ class _Neighbours(BaseEstimator):  # type: ignore[misc]
 
     def _compare_all(self, queries: Floats, best: Floats, found: Integers) -> None:
         into = np.arange(len(queries))
+        room = np.empty((len(queries), COLUMNS), dtype=np.float32)  # the same memory for all products
         for start in range(0, len(self._table), COLUMNS):
             tile = self._table[start : start + COLUMNS]
-            keep_best(queries @ tile.T, np.arange(start, start + len(tile)), into, best, found)
+            whole = room if len(tile) == COLUMNS else None
+            keep_best(np.matmul(queries, tile.T, out=whole), np.arange(start, start + len(tile)), into, best, found)
 
     def _compare_lists(self, queries: Floats, lists: Floats, best: Floats, found: Integers) -> None:
         """Compare each query with the members of the nearest lists; with all rows where those are too few."""

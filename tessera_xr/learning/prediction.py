@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float32]
 NO_DATA = 0
+CROWD = 65_536
+"""Pixels a call of an estimator that parts them among threads itself: 33 MB of embeddings of 128 values."""
 _JOBLIB = Lock()
 MOST_CLASSES = 65_534
 
@@ -121,7 +123,7 @@ def predict_block(
 
     `lazy`: Dask has the threads, and one is enough here.
     """
-    from tessera_xr.analysis.blocks import over_pixels
+    from tessera_xr.analysis.blocks import STRETCH, over_pixels
 
     shape = values.shape[:-1]
     kinds = [np.float32] * 3 if head.task == "numbers" else [code_type(head), np.float32, np.float32]
@@ -130,7 +132,8 @@ def predict_block(
     flat = [out.reshape(-1, *tail) for out, tail in zip(outs, tails, strict=False)]
     linear = linear_map(head)
     work = partial(_estimate, head=head) if linear is None else partial(_estimate_linear, linear=linear, task=head.task)
-    over_pixels(work, values, scales, (), flat, lazy or has_own_threads(head.estimator))
+    alone = linear is None and has_own_threads(head.estimator)
+    over_pixels(work, values, scales, (), flat, lazy or alone, CROWD if alone else STRETCH)
     return tuple(outs) if n_outputs > 1 else outs[0]
 
 
@@ -185,7 +188,7 @@ def linear_map(head: Head) -> tuple[Floats, Floats] | None:
     constant = np.atleast_1d(estimator.intercept_).astype(np.float64)
     if head.task == "classes" and len(weights) == 1:  # two classes: that of the first is 0
         weights, constant = np.stack([0 * weights[0], weights[0]]), np.array([0, constant[0]])
-    vectors = weights / head.scaling.scale
+    vectors = np.ascontiguousarray(weights / head.scaling.scale)  # coefficients may lie in Fortran's order
     return vectors.astype(np.float32), (vectors @ head.scaling.mean.astype(np.float64) - constant).astype(np.float32)
 
 
@@ -193,21 +196,20 @@ def _estimate_linear(
     values: npt.NDArray[Any], scales: Floats, *outs: npt.NDArray[Any], linear: tuple[Floats, Floats], task: str
 ) -> None:
     """Write the outputs of pixels (n, band): a product, and for classes a softmax in place."""
-    from tessera_xr.analysis.blocks import project
+    from tessera_xr.analysis.blocks import project_pixels
 
-    logits = project(values, scales, vectors=linear[0], offsets=linear[1], lazy=True)
+    logits = outs[2] if len(outs) > 2 else np.empty((len(values), len(linear[0])), np.float32)
+    project_pixels(values, scales, *linear, logits)
     if task == "numbers":
         outs[0][:] = logits[:, 0]
         return
-    codes = outs[0]
-    confidence = outs[1] if len(outs) > 1 else np.empty(len(codes), np.float32)
-    shares = outs[2] if len(outs) > 2 else logits
-    softmax_rows(logits, codes, confidence, shares)
+    confidence = outs[1] if len(outs) > 1 else np.empty(len(values), np.float32)
+    softmax_rows(logits, outs[0], confidence)
 
 
 @kernel
-def softmax_rows(logits: Floats, codes: npt.NDArray[Any], confidence: Floats, shares: Floats) -> None:
-    """Write probabilities (n, k), the greatest of each row, and its position from 1 on; 0 and NaN without data."""
+def softmax_rows(logits: Floats, codes: npt.NDArray[Any], confidence: Floats) -> None:
+    """Turn logits (n, k) into probabilities; write the greatest, and its position from 1 on. NaN and 0 without data."""
     k = logits.shape[1]
     for i in range(logits.shape[0]):
         best, at = np.float32(-np.inf), -1
@@ -217,10 +219,10 @@ def softmax_rows(logits: Floats, codes: npt.NDArray[Any], confidence: Floats, sh
         codes[i] = at + 1
         total = np.float32(0)
         for j in range(k):
-            shares[i, j] = np.exp(logits[i, j] - best)
-            total += shares[i, j]
+            logits[i, j] = np.exp(logits[i, j] - best)
+            total += logits[i, j]
         for j in range(k):
-            shares[i, j] /= total
+            logits[i, j] /= total
         confidence[i] = np.float32(1) / total
 
 
