@@ -30,7 +30,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore", TesseraWarning)
     caldor(options.draws)
-    conformal(2 * options.draws)
+    conformal(6 * options.draws)
     if (options.data / "flanders").is_dir():
         flanders(options.data / "flanders", options.draws)
     else:

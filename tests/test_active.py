@@ -11,7 +11,7 @@ from shapely.geometry import Point
 
 from tessera_xr.analysis.novelty import fit_novelty
 from tessera_xr.embedding.quantize import quantize
-from tessera_xr.errors import SchemaError, TesseraWarning, VersionMismatchError
+from tessera_xr.errors import GridError, SchemaError, TesseraWarning, VersionMismatchError
 from tessera_xr.grid import with_grid
 from tessera_xr.learning.active import suggest
 from tessera_xr.learning.heads import Head, fit_head
@@ -233,5 +233,5 @@ def test_faults(problem):
         suggest(emb, head, min_distance=-1)
     with pytest.raises(VersionMismatchError, match="model differ"):
         suggest(emb.assign_attrs(model="other"), head)
-    with pytest.raises(SchemaError, match="sampled from a map of"):
+    with pytest.raises(GridError, match="sampled on a map of"):
         suggest(emb.isel(x=slice(40)), head, labels=labels.sample(emb))

@@ -243,13 +243,58 @@ def test_a_head_without_probabilities_has_none(sample):
 def test_who_has_seen_one_class_says_that(sample):
     two = sample.take(np.isin(sample.y, NAMES[:2]))
     place = np.where(two.groups == two.groups[two.y == "barley"][0], "barley", "maize")
-    lonely = LabelSample(**{**vars(two), "y": place})
-    with pytest.warns(TesseraWarning, match="barley: in one polygon only"):
-        found = validate(None, lonely, GaussianNB(), folds="polygon", n_folds=3)
+    lonely = replace(two, y=place)
+    others = [
+        (np.flatnonzero(place == a), np.flatnonzero(place == b)) for a, b in (("maize", "barley"), ("barley", "maize"))
+    ]
+    found = validate(None, lonely, GaussianNB(), folds=PredefinedFolds(others))
     held = found.predictions[found.predictions["truth"] == "barley"]
     assert (held["predicted"] == "maize").all()
     assert (held["probability"] == 1).all()
     assert found.per_class.loc["barley", "recall"] == 0
+
+
+class PredefinedFolds:
+    """A splitter that someone made by hand."""
+
+    def __init__(self, folds):
+        self.folds = folds
+
+    def split(self, X=None, y=None, groups=None):
+        yield from self.folds
+
+
+def test_a_class_in_one_place_is_told_and_two_are_needed_to_judge(sample):
+    lonely = replace(
+        sample,
+        y=np.where(sample.groups == sample.groups[0], "orchard", sample.y),
+        classes={**sample.classes, "orchard": "#123456"},
+    )
+    with pytest.warns(TesseraWarning, match="orchard: in one polygon only"):
+        found = validate(None, lonely, GaussianNB(), folds="polygon", n_folds=3)
+    assert found.per_class.loc["orchard", "recall"] == 0
+    one = np.where(sample.groups == sample.groups[0], "orchard", "maize")
+    hopeless = replace(sample, y=one, classes={"orchard": "#123456", "maize": "#654321"})
+    for ask in (validate, evaluate):
+        with pytest.raises(SchemaError, match="only 1 of 2 classes lie in two polygons or more"):
+            ask(None, hopeless, GaussianNB(), folds="polygon", n_folds=3)
+
+
+def test_a_class_that_is_only_predicted_counts_against_the_interval_too(sample):
+    head = fit_sample(sample, GaussianNB())
+    some = sample.take(sample.y != "maize")
+    found = head.score(None, some)
+    assert (found.predictions["predicted"] == "maize").any()
+    low, high = found.intervals["accuracy"]
+    assert low < found.scores["accuracy"] < high
+    assert found.scores["accuracy"] == pytest.approx((head.predict_rows(some.X) == some.y).mean())
+    zebra = replace(
+        sample,
+        y=np.where(sample.y == "maize", "zebra", sample.y),
+        classes={"zebra": "#000000", **{k: v for k, v in sample.classes.items() if k != "maize"}},
+    )
+    again = fit_sample(zebra, GaussianNB()).score(None, some)
+    assert again.intervals == pytest.approx(found.intervals)
 
 
 def test_labels_are_sampled_from_the_map(emb, sample):
@@ -431,7 +476,7 @@ def test_heads_and_inputs_get_the_same_draws(emb, sample):
     np.testing.assert_allclose(alone.iloc[0], twice.loc["x", "a"].iloc[1])
     other = evaluate(emb, sample, GaussianNB(), seed=1, **options)
     assert not np.allclose(other["macro_f1"], twice.loc["x", "a"]["macro_f1"])
-    assert twice["n_labels"].tolist() == [12, *twice["n_labels"][1:2], *[12, twice["n_labels"].iloc[1]] * 3]
+    assert twice["n_pixels"].tolist() == [12, *twice["n_pixels"][1:2], *[12, twice["n_pixels"].iloc[1]] * 3]
     assert twice.attrs["folds"].startswith("3 folds of blocks of ")
 
 
@@ -441,7 +486,7 @@ def test_one_draw_of_all_labels_is_a_validation(sample, numbers):
             table = evaluate(None, labels, model, folds=folds, n_draws=1, progress=False).iloc[0]
             expected = validate(None, labels, model, folds=folds).scores
             assert {k: table[k] for k in expected} == pytest.approx(expected)
-            assert table["n_labels"] == pytest.approx(
+            assert table["n_pixels"] == pytest.approx(
                 np.mean([len(a) for a, _ in folds.split(labels.X, labels.y, labels.groups)])
             )
     assert np.isnan(table["r2_sd"])
@@ -450,11 +495,11 @@ def test_one_draw_of_all_labels_is_a_validation(sample, numbers):
 def test_more_labels_are_better_in_the_mean(sample):
     table = evaluate(None, sample, GaussianNB(), fractions=(6, 0.1, 1.0), n_draws=2, progress=False)
     assert (np.diff(table["macro_f1"]) > 0).all()
-    assert (np.diff(table["n_labels"]) > 0).all()
+    assert (np.diff(table["n_pixels"]) > 0).all()
     for name in ("macro_f1", "weighted_f1", "balanced_accuracy", "accuracy"):
         assert (table[f"{name}_low"] < table[name]).all()
         assert (table[name] < table[f"{name}_high"]).all()
-    assert list(table.columns[:4]) == ["n_labels", "macro_f1", "macro_f1_low", "macro_f1_high"]
+    assert list(table.columns[:4]) == ["n_pixels", "macro_f1", "macro_f1_low", "macro_f1_high"]
     assert list(table.columns[-4:]) == ["auc", "macro_f1_sd", "macro_f1_random", "gap"]
 
 
@@ -648,7 +693,7 @@ def test_options_reach_the_head(sample):
 def test_a_splitter_that_holds_out_one_label_at_a_time(sample):
     some = sample.take(sample.groups < 12)
     table = evaluate(None, some, GaussianNB(), folds=LeaveOneGroupOut(), n_draws=1, progress=False).iloc[0]
-    assert table["n_labels"] == pytest.approx(len(some) * 11 / 12)
+    assert table["n_pixels"] == pytest.approx(len(some) * 11 / 12)
     assert validate(None, some, GaussianNB(), folds=LeaveOneGroupOut()).predictions["fold"].nunique() == 12
 
 
@@ -657,7 +702,7 @@ def test_burnt_forest_of_caldor():
     raster = xr.where(loss == 21, 2, xr.where(loss == 0, 1, 0)).astype(np.uint8).assign_coords(loss.coords)
     labels = LabelSet.from_raster(raster, names={1: "kept", 2: "lost"}, n_per_class=200)
     table = evaluate(emb, labels, GaussianNB(), fractions=(5, 1.0), n_draws=3, progress=False)
-    assert table["n_labels"].tolist()[0] == 10
+    assert table["n_pixels"].tolist()[0] == 10
     assert table["macro_f1"].iloc[1] > 0.8
     assert table["macro_f1"].iloc[1] > table["macro_f1"].iloc[0]
     assert (table["macro_f1_low"] < table["macro_f1"]).all()

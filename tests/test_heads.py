@@ -230,7 +230,7 @@ def test_the_interval_is_that_of_errors_at_labels_held_out(numbers):
     half = prediction.half_width(head.residuals, 0.9)
     assert (head.residuals <= half).sum() >= 0.9 * (len(numbers) + 1)
     with pytest.warns(
-        TesseraWarning, match=r"120 labels are too few for an interval of 100%: ask for one of 99% at most"
+        TesseraWarning, match=r"120 labelled pixels are too few for an interval of 0\.999: ask for one of 99\.1 %"
     ):
         assert prediction.half_width(head.residuals, 0.999) is None
 
@@ -360,9 +360,14 @@ def test_bad_models_are_refused(sample, numbers):
         SchemaError, match=r"model='logistics' is unknown for classes; choose one of \['logistic', 'knn'"
     ):
         fit_sample(sample, "logistics")
-    with pytest.raises(SchemaError, match=r"model='ridge' is unknown for classes \('ridge' is for numbers\)"):
+    with pytest.raises(
+        SchemaError, match=r"model='ridge' is unknown for classes \('ridge' is for numbers: .* target=True\)"
+    ):
         fit_sample(sample, "ridge")
-    with pytest.raises(SchemaError, match=r"model='logistic' is unknown for numbers \('logistic' is for classes\)"):
+    with pytest.raises(
+        SchemaError,
+        match=r"model='logistic' is unknown for numbers \('logistic' is for classes: .* whole numbers or text\)",
+    ):
         fit_sample(numbers, "logistic")
     with pytest.raises(SchemaError, match=r"LinearRegression is no classifier, and the labels are classes"):
         fit_sample(sample, LinearRegression())
@@ -400,6 +405,42 @@ def test_a_head_is_not_used_on_other_embeddings(emb, sample):
         head.predict_rows(np.zeros((3, 64)))
     with pytest.raises(SchemaError, match=r"LinearSVC gives no probabilities"):
         fit_sample(sample, LinearSVC()).probability_rows(sample.X)
+
+
+def test_the_map_follows_the_estimator_where_that_is_not_the_most_probable(emb, sample, hole):
+    from sklearn.model_selection import FixedThresholdClassifier
+
+    wary = FixedThresholdClassifier(LogisticRegression(), threshold=0.99, pos_label=1, response_method="predict_proba")
+    head = fit_sample(sample, wary)
+    found = head.predict(emb)
+    said = head.predict_rows(pixels(emb)[~hole])
+    np.testing.assert_array_equal(np.array(head.classes)[found.prediction.values[~hole] - 1], said)
+    shares = found.probability.values[:, ~hole]
+    assert (shares.argmax(axis=0) + 1 != found.prediction.values[~hole]).any()
+    chosen = np.take_along_axis(shares, found.prediction.values[~hole][None].astype(int) - 1, axis=0)[0]
+    np.testing.assert_array_equal(found.confidence.values[~hole], chosen)
+
+
+def test_a_ridge_is_as_strong_as_other_polygons_ask(numbers):
+    """Pixels of a polygon that are copies of each other would ask for none."""
+    one = numbers.take(np.repeat(np.arange(40), 5))
+    rng = np.random.default_rng(0)
+    noisy = changed(
+        one, X=one.X + 0.01 * rng.normal(size=one.X.shape).astype(np.float32), y=rng.normal(size=40).repeat(5)
+    )
+    lonely = changed(noisy, groups=np.arange(len(noisy)))
+    strong, weak = (fit_sample(s, "ridge").estimator.alpha_ for s in (noisy, lonely))
+    assert strong > 30 * weak
+
+
+def test_a_sample_goes_with_its_own_map_and_year(emb, sample):
+    assert sample.time == "2022"
+    with pytest.raises(SchemaError, match=r"sampled from embeddings of 2022, these are of 2019; pass the LabelSet"):
+        fit_head(tutorial.embeddings().sel(time=2019, y=emb.y, x=emb.x), sample)
+    with pytest.raises(GridError, match=r"sampled on a map of \(32, 40\) pixels, this has \(64, 64\)"):
+        fit_head(tutorial.embeddings().sel(time=2022), sample)
+    with pytest.raises(SchemaError, match=r"'head.txr' is no head; fit one with .* load_head"):
+        emb.tessera.predict("head.txr")
 
 
 def test_scores_are_kept(sample):

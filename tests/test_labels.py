@@ -624,3 +624,11 @@ def test_caldor():
     labels = LabelSet.from_raster(loss, nodata=None)
     assert shapely.is_valid([label.geometry for label in labels]).all()
     assert sum(label.geometry.area for label in labels) == loss.size * 100
+
+
+def test_classes_that_a_map_could_not_tell_apart_are_refused():
+    labels = LabelSet(["no loss"])
+    assert labels.classes == LabelSet([" no loss "]).classes
+    with pytest.raises(SchemaError, match="classes 'no loss' and 'no_loss' can't be told apart in a map's flags"):
+        labels.add_class("no_loss")
+    assert list(labels.classes) == ["no loss"]

@@ -22,9 +22,7 @@ def not_of_neighbours(estimator: object) -> dict[str, str]:
     return {"check_sample_weight_equivalence_on_dense_data": "a row that stands twice takes two of the k seats"}
 
 
-@parametrize_with_checks(
-    [KNNClassifier(), KNNRegressor(weights="distance")], expected_failed_checks=not_of_neighbours
-)
+@parametrize_with_checks([KNNClassifier(), KNNRegressor(weights="distance")], expected_failed_checks=not_of_neighbours)
 def test_scikit_learns_own_checks(estimator, check):
     check(estimator)
 

@@ -279,7 +279,7 @@ def test_faults(emb):
     refused(GridError, r"a polygon lies outside the map, which reaches from 3\.0", far)
     refused(SchemaError, "the query has no data", centre(emb, 0, 0))
     refused(SchemaError, "the query has no data", np.full(DIMS, np.nan))
-    refused(SchemaError, "it isn't clear which time the query means: choose one of 2019, 2020", inside, time=None)
+    refused(SchemaError, "it isn't clear which time is meant: choose one of 2019, 2020", inside, time=None)
     refused(SchemaError, "time=1999 names 0 times: choose one of 2019, 2020", inside, time=1999)
     refused(SchemaError, "time=20 names 0 times", inside, time=20)
     refused(SchemaError, r"shape \(25,\); give vectors of 24 values", np.ones(25))

@@ -127,9 +127,7 @@ def at_time(emb: xr.Dataset, time: Any) -> xr.Dataset:
     found = [] if time is None else matching_times(times, time)
     if len(found) != 1:
         labels = time_labels(times)
-        problem = (
-            "it isn't clear which time the query means" if time is None else f"time={time!r} names {len(found)} times"
-        )
+        problem = "it isn't clear which time is meant" if time is None else f"time={time!r} names {len(found)} times"
         raise SchemaError(f"{problem}: choose one of {', '.join(labels)}, as in time={labels[-1]!r}")
     return emb.isel(time=found[0])
 

@@ -16,6 +16,7 @@ from tessera_xr.embedding.quantize import dequantize
 from tessera_xr.embedding.schema import EMBEDDINGS, check_whole, has_data, provenance
 from tessera_xr.errors import SchemaError
 from tessera_xr.grid import geobox_of
+from tessera_xr.learning.samples import as_sample
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -102,7 +103,7 @@ def suggest(
     distance = PIXELS_APART * max(pixel) if min_distance is None else min_distance
     if not distance >= 0:
         raise SchemaError(f"min_distance={min_distance!r} must be 0 or more, in the unit of the map's CRS")
-    sample = None if labels is None else _sampled(emb, labels)
+    sample = None if labels is None else as_sample(emb, labels)
     scores, predicted = _scores(emb, head, sample, strategy)
     order = np.random.default_rng(seed).random(scores.shape, dtype=np.float32) if strategy == "random" else scores
     order = np.where(_free(emb, sample, distance, pixel), order, np.float32(np.nan))
@@ -141,18 +142,6 @@ def _check_numbers(n: int, diversity: int) -> None:
         check_whole(name, value)
         if value < 1:
             raise SchemaError(f"{name} must be 1 or more, not {value}")
-
-
-def _sampled(emb: xr.Dataset, labels: LabelSet | LabelSample) -> LabelSample:
-    from tessera_xr.learning.samples import as_sample
-
-    sample = as_sample(emb, labels)
-    if sample.shape != (emb.sizes["y"], emb.sizes["x"]):
-        raise SchemaError(
-            f"the labels were sampled from a map of {sample.shape} pixels, this one has "
-            f"{(emb.sizes['y'], emb.sizes['x'])}; pass the LabelSet itself"
-        )
-    return sample
 
 
 def _scores(

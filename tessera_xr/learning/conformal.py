@@ -128,7 +128,7 @@ class Conformal:
         sets = sets.transpose(*shares.dims).assign_coords({"class": shares["class"]})
         held = pred["prediction"] != 0
         size = sets.sum("class").where(held, NO_DATA).astype(np.uint8)
-        said = f"classes that hold the truth in {self.confidence:.0%} of all pixels"
+        said = f"classes that hold the truth in {self.confidence:.0%} of places like the labelled ones"
         return _named(
             pred,
             {
@@ -139,7 +139,9 @@ class Conformal:
 
     def _intervals(self, pred: xr.Dataset) -> xr.Dataset:
         edges: xr.DataArray = self._over(pred["prediction"].expand_dims("one"), "one", "edge", 2, np.float32)
-        said = f"end of the interval that holds {self.head.target} in {self.confidence:.0%} of all pixels"
+        said = (
+            f"end of the interval of {self.head.target}, right in {self.confidence:.0%} of places like those labelled"
+        )
         return _named(
             pred,
             {name: (edges.isel(edge=i), {"long_name": f"{name} {said}"}) for i, name in enumerate(("lower", "upper"))},

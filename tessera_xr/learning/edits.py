@@ -168,7 +168,7 @@ def checked_name(name: Any) -> str:
     """Return the name of a class, which must be text that isn't blank."""
     if not isinstance(name, str) or not name.strip():
         raise SchemaError(f"a class is named by text, not {name!r}" + (f"; give {str(name)!r}" if name != "" else ""))
-    return str(name)
+    return str(name).strip()
 
 
 def checked_number(value: Any) -> float:
@@ -207,6 +207,11 @@ def coloured(names: Iterable[str], given: Mapping[str, Any] | None = None) -> di
 
     colours = {name: checked_colour(colour) for name, colour in (given or {}).items()}
     names = list(names)
+    flags: dict[str, str] = {}
+    for name in names:
+        other = flags.setdefault("_".join(name.split()), name)
+        if other != name:
+            raise SchemaError(f"classes {other!r} and {name!r} can't be told apart in a map's flags; rename one")
     used = {colours[name] for name in names if name in colours}
     free = (colour for colour in palette(len(names) + len(used)) if colour not in used)
     return {name: colours[name] if name in colours else next(free) for name in names}

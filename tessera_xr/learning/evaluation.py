@@ -51,7 +51,8 @@ def validate(
     labels : LabelSet or LabelSample
         Classes or numbers.
     model : str or scikit-learn estimator, default "logistic"
-        As `fit_head` takes it. "unet" needs `emb`; it draws the whole map once a fold.
+        As `fit_head` takes it. "unet" needs `emb`; it is trained and draws the whole map once a fold, which takes
+        minutes, and sees 24 pixels around each: a `buffer` of as much keeps what it has seen from what it is judged by.
     time : int, str or datetime64, optional
         Which time of `emb` the labels are of, where there are several.
     folds : {"spatial", "polygon", "random"} or scikit-learn splitter, default "spatial"
@@ -95,7 +96,7 @@ def validate(
 
 
 def score(head: Head, emb: xr.Dataset | None, labels: LabelSet | LabelSample, *, time: Any = None) -> Validation:
-    """Score a head by labels that it has not learnt from: another year, or another place.
+    """Score a head by labels of another year or another place, which it must not have learnt from.
 
     Parameters
     ----------
@@ -136,7 +137,7 @@ def score(head: Head, emb: xr.Dataset | None, labels: LabelSet | LabelSample, *,
             raise SchemaError(f"the head knows {list(head.classes)} and none of the labels, which are {strange}")
         if strange:
             warn(f"the head was not taught {', '.join(strange)} and can only get those labels wrong")
-    return summarise(head.name, "labels it did not learn from", sample, predict_all(head, sample, emb), sample.groups)
+    return summarise(head.name, "the labels that were given", sample, predict_all(head, sample, emb), sample.groups)
 
 
 def evaluate(
@@ -208,7 +209,7 @@ def evaluate(
     Returns
     -------
     DataFrame
-        A row for each of inputs, head, fraction (the index). `n_labels`: mean number of pixels learnt from. Then each
+        A row for each of inputs, head, fraction (the index). `n_pixels`: mean number of pixels learnt from. Then each
         score, `*_low` and `*_high`: macro_f1, weighted_f1, balanced_accuracy, accuracy (means over classes are over
         those in the truth), `auc` without interval (NaN if a head has no probabilities); of numbers rmse, mae, r2,
         bias. `macro_f1_sd`, `macro_f1_random` and `gap` = random - held out apart; of numbers of r2.
@@ -289,7 +290,7 @@ def _row(
         mixed = [sums_by_place(sample, one, place) for one in at_random]
     each, claimed = (of_sums(np.stack([one.sum(axis=0) for one in several])) for several in (sums, mixed))
     ends = bootstrap(sums, of_sums, confidence=confidence, seed=seed)
-    row = {"n_labels": float(np.mean([one.n_train for one in found]))}
+    row = {"n_pixels": float(np.mean([one.n_train for one in found]))}
     for name in each:
         row |= {name: float(each[name].mean()), f"{name}_low": ends[name][0], f"{name}_high": ends[name][1]}
     lead = "macro_f1" if sample.task == "classes" else "r2"

@@ -100,8 +100,9 @@ def sums_by_place(sample: LabelSample, found: HeldOut, place: npt.NDArray[np.int
         moments = number_moments(sample.y[found.rows], found.predicted, float(sample.y.mean())) * weights[:, None]
         cells = np.tile(np.arange(N_MOMENTS), len(where))
         return place_sums(np.repeat(where, N_MOMENTS), cells, moments.ravel(), (n_places, N_MOMENTS))
-    names = np.unique(sample.y)
-    truth, predicted = (np.searchsorted(names, of_rows) for of_rows in (sample.y[found.rows], found.predicted))
+    names = np.array(list(sample.classes))
+    order = np.argsort(names)
+    truth, predicted = (order[np.searchsorted(names, v, sorter=order)] for v in (sample.y[found.rows], found.predicted))
     return place_sums(where, truth * len(names) + predicted, weights, (n_places, len(names) ** 2))
 
 
@@ -109,5 +110,5 @@ def scores_of_sums(sample: LabelSample) -> Callable[[Floats], dict[str, Floats]]
     """Return the function from sums (m, k) to scores, (m,) each."""
     if sample.task == "numbers":
         return scores_of_moments
-    n = len(np.unique(sample.y))
+    n = len(sample.classes)
     return lambda total: scores_of_confusions(total.reshape(len(total), n, n))

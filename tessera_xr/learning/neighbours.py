@@ -219,8 +219,8 @@ class KNNClassifier(ClassifierMixin, _Neighbours):  # type: ignore[misc]
     weights : {"uniform", "distance"}
         Whether all count alike, or by one over their distance. Weights of the training rows (`fit`) count besides.
     approximate : bool, default False
-        Find candidates along 24 principal components of the training rows, and compare those exactly: several times as
-        fast, and other neighbours for a few rows.
+        Part the training rows into lists of neighbours (k-means), and compare a row with those of the ten nearest
+        lists only: several times as fast, and other neighbours for a few rows.
 
     Attributes
     ----------

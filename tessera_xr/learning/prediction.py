@@ -15,7 +15,7 @@ from tessera_xr._warn import warn
 from tessera_xr.analysis.compiled import kernel
 from tessera_xr.analysis.components import pixel_arrays
 from tessera_xr.analysis.queries import at_time
-from tessera_xr.embedding.schema import EMBEDDINGS, check_embeddings, provenance
+from tessera_xr.embedding.schema import EMBEDDINGS, provenance
 from tessera_xr.errors import SchemaError
 from tessera_xr.learning.recipes import last_step
 
@@ -65,7 +65,8 @@ def predict(
     SchemaError
         If there is no such time, or `interval` does not lie between 0 and 1.
     """
-    check_embeddings(emb)
+    if not hasattr(head, "check_fits"):
+        raise SchemaError(f"{head!r} is no head; fit one with emb.tessera.fit(labels), or open it with load_head(path)")
     head.check_fits(emb)
     if not 0 < interval < 1:
         raise SchemaError(f"interval={interval!r} must lie between 0 and 1, as 0.9 for nine times in ten")
@@ -137,6 +138,19 @@ def predict_block(
     return tuple(outs) if n_outputs > 1 else outs[0]
 
 
+def says_most_probable(estimator: Any) -> bool:
+    """Say whether what an estimator predicts is known to be what it holds most probable: others are asked for both."""
+    from sklearn import ensemble
+
+    last = last_step(estimator)
+    known = (
+        ensemble.RandomForestClassifier,
+        ensemble.ExtraTreesClassifier,
+        ensemble.HistGradientBoostingClassifier,
+    )
+    return type(last) in known or type(last).__module__.startswith("tessera_xr.")
+
+
 def has_own_threads(estimator: Any) -> bool:
     """Say whether an estimator keeps all cores busy by itself."""
     last = last_step(estimator)
@@ -162,13 +176,16 @@ def _estimate(values: npt.NDArray[Any], scales: Floats, *outs: npt.NDArray[Any],
     scaled = head.scaling.apply(pixels)
     # joblib's workers set and reset the process's warning filters, and must not do so side by side
     with _JOBLIB if hasattr(last_step(head.estimator), "n_jobs") else nullcontext():
-        found = (head.estimator.predict_proba if len(outs) > 1 else head.estimator.predict)(scaled)
-    if len(outs) == 1:
-        outs[0][held] = np.asarray(found) + (head.task == "classes")
-        return
-    shares = np.asarray(found, dtype=np.float32)
-    for out, found in zip(outs, (shares.argmax(axis=1) + 1, shares.max(axis=1), shares), strict=False):
-        out[held] = found
+        shares = np.asarray(head.estimator.predict_proba(scaled), np.float32) if len(outs) > 1 else None
+        if shares is not None and says_most_probable(head.estimator):
+            said = shares.argmax(axis=1)
+        else:
+            said = np.asarray(head.estimator.predict(scaled))
+    outs[0][held] = said + (head.task == "classes")
+    if shares is not None:
+        chosen = shares[np.arange(len(shares)), said.astype(np.intp)]
+        for out, found in zip(outs[1:], (chosen, shares), strict=False):
+            out[held] = found
 
 
 # Linear ones ---------------------------------------------------------------------------------------------------------
@@ -278,6 +295,7 @@ def half_width(residuals: npt.NDArray[np.float64] | None, interval: float) -> fl
     n = len(residuals)
     rank = int(np.ceil((n + 1) * interval))  # as in split-conformal prediction
     if rank > n:
-        warn(f"{n} labels are too few for an interval of {interval:.0%}: ask for one of {n / (n + 1):.0%} at most")
+        most = np.floor(1000 * n / (n + 1)) / 10
+        warn(f"{n} labelled pixels are too few for an interval of {interval:.4g}: ask for one of {most:g} % at most")
         return None
     return float(residuals[rank - 1])

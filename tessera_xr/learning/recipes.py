@@ -24,8 +24,12 @@ OWN: dict[str, tuple[str, str, dict[str, Any]]] = {
     "unet": ("unet", "UNet", {"standardise": False}),
 }
 """Module, class without its suffix, and settings of the package's own estimators."""
+_HINT: dict[Task, str] = {
+    "classes": "codes of classes must be whole numbers or text",
+    "numbers": "make whole numbers a target with target=True",
+}
 ALPHAS = np.logspace(-2, 5, 15)
-"""Strengths of the ridge to choose from, by leave-one-out."""
+"""Strengths of the ridge to choose from: by polygons held out, or, if all labels are single pixels, by each of them."""
 
 
 def make_estimator(model: Any, task: Task, seed: int, options: dict[str, Any]) -> tuple[str, Any]:
@@ -50,7 +54,7 @@ def make_estimator(model: Any, task: Task, seed: int, options: dict[str, Any]) -
     if isinstance(model, str):
         if model not in NAMES[task]:
             other: Task = "classes" if task == "numbers" else "numbers"
-            elsewhere = f" ({model!r} is for {other})" if model in NAMES[other] else ""
+            elsewhere = f" ({model!r} is for {other}: {_HINT[other]})" if model in NAMES[other] else ""
             raise SchemaError(
                 f"model={model!r} is unknown for {task}{elsewhere}; choose one of {list(NAMES[task])}, or give a "
                 "scikit-learn estimator"
@@ -123,10 +127,27 @@ def fit_estimator(
     groups: npt.NDArray[np.intp],
 ) -> Any:
     """Fit, with weights and with the groups that a validation split must not tear apart, where `fit` takes them."""
+    if type(estimator).__name__ == "RidgeCV" and estimator.cv is None and 2 <= len(np.unique(groups)) < len(X):
+        return _fit_ridge(estimator, X, y, weights, groups)
     prefix = f"{estimator.steps[-1][0]}__" if hasattr(estimator, "steps") else ""
     given: dict[str, Any] = {} if weights is None else {"sample_weight": weights}
     given |= {"groups": groups} if takes(estimator, "groups") else {}
     return estimator.fit(X, y, **{prefix + key: value for key, value in given.items()})
+
+
+def _fit_ridge(
+    estimator: Any,
+    X: npt.NDArray[np.float32],
+    y: npt.NDArray[Any],
+    weights: npt.NDArray[np.float64] | None,
+    groups: npt.NDArray[np.intp],
+) -> Any:
+    """Choose the strength by whole polygons held out: beside a pixel of its own polygon hardly any looks too weak."""
+    from sklearn.model_selection import GroupKFold
+
+    folds = GroupKFold(min(5, len(np.unique(groups))))
+    estimator.set_params(cv=list(folds.split(X, groups=groups)))
+    return estimator.fit(X, y, sample_weight=weights).set_params(cv=None)
 
 
 def last_step(estimator: Any) -> Any:

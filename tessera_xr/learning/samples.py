@@ -12,7 +12,7 @@ import xarray as xr
 
 from tessera_xr._warn import warn
 from tessera_xr.analysis.components import pixel_arrays
-from tessera_xr.analysis.queries import at_time, pixels_within
+from tessera_xr.analysis.queries import at_time, pixels_within, time_labels
 from tessera_xr.embedding.quantize import dequantize
 from tessera_xr.embedding.schema import EMBEDDINGS, check_embeddings, check_same_model, check_whole, provenance
 from tessera_xr.errors import GridError, SchemaError
@@ -117,6 +117,8 @@ class LabelSample:
     """What became of the labels."""
     ids: tuple[str, ...] = ()
     """The ids of all labels of the set: that of number g in `groups` is ids[g]."""
+    time: str | None = None
+    """The time of the map that the embeddings are of, if it has one."""
 
     def __post_init__(self) -> None:
         sizes = {name: len(getattr(self, name)) for name in _PER_PIXEL}
@@ -190,6 +192,7 @@ def as_sample(emb: xr.Dataset | None, labels: LabelSet | LabelSample, time: Any 
     if isinstance(labels, LabelSample):
         if emb is not None:
             check_embeddings(emb)
+            _check_same_place(emb, labels, time)
             check_same_model(emb, xr.Dataset(coords={"band": np.arange(labels.X.shape[1])}, attrs=labels.attrs))
         return labels
     if not isinstance(labels, LabelSet):
@@ -301,7 +304,32 @@ def _assembled(
         shape=(int(box.shape[0]), int(box.shape[1])),
         report=report,
         ids=tuple(label.id for label in listed),
+        time=_time_of(emb),
     )
+
+
+def _time_of(emb: xr.Dataset) -> str | None:
+    """Return the time of embeddings of one time, if they say it."""
+    return time_labels(emb["time"].values)[0] if "time" in emb.coords and not emb["time"].ndim else None
+
+
+def _check_same_place(emb: xr.Dataset, sample: LabelSample, time: Any) -> None:
+    """Raise unless a sample is of this map, as far as both say."""
+    if not {"y", "x"} <= set(emb.dims):
+        return
+    if (emb.sizes["y"], emb.sizes["x"]) != sample.shape:
+        raise GridError(
+            f"the labels were sampled on a map of {sample.shape} pixels, this has "
+            f"{(emb.sizes['y'], emb.sizes['x'])}; pass the map that they were sampled on, or the LabelSet"
+        )
+    if "time" in emb[EMBEDDINGS].dims and time is None:
+        return
+    found = _time_of(at_time(emb, time))
+    if None not in (found, sample.time) and found != sample.time:
+        raise SchemaError(
+            f"the labels were sampled from embeddings of {sample.time}, these are of {found}; pass the LabelSet, which "
+            "can be laid on any year"
+        )
 
 
 def _claims(listed: Sequence[Label], crs: str, box: GeoBox) -> tuple[Integers, Integers]:

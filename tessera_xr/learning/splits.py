@@ -270,10 +270,17 @@ def strata(y: npt.NDArray[Any]) -> Rows:
 
 
 def warn_of_lonely(sample: LabelSample, folds: Folds) -> None:
-    """Warn of classes that lie in one unit only."""
+    """Warn of classes that lie in one unit only; raise `SchemaError` unless two classes lie in more."""
     if sample.task != "classes" or not isinstance(folds, SpatialFolds):
         return
-    lonely = [str(name) for name in np.unique(sample.y) if len(np.unique(folds.unit[sample.y == name])) == 1]
+    names = np.unique(sample.y)
+    lonely = [str(name) for name in names if len(np.unique(folds.unit[sample.y == name])) == 1]
+    if len(names) - len(lonely) < 2:
+        raise SchemaError(
+            f"only {len(names) - len(lonely)} of {len(names)} classes lie in two {folds.by}s or more, and without two "
+            "there is nothing to judge; label more places"
+            + ("" if folds.by == "polygon" else ", or use a smaller block= or folds='polygon'")
+        )
     if lonely:
         warn(
             f"{', '.join(lonely)}: in one {folds.by} only, so never learnt from and judged at once; label such places "
