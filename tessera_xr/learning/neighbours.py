@@ -23,8 +23,8 @@ Doubles: TypeAlias = npt.NDArray[np.float64]
 Integers: TypeAlias = npt.NDArray[np.int64]
 Weights: TypeAlias = Literal["uniform", "distance"]
 
-QUERIES, COLUMNS = 128, 1024
-"""Rows and columns of a tile of products: half a megabyte."""
+QUERIES, COLUMNS = 512, 1024
+"""Rows and columns of a tile of products: two megabytes; with fewer rows, laying out the columns would weigh."""
 SPARE = 8
 """Candidates beyond the neighbours asked for."""
 CROWD, PROBES = 8192, 10
