@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from tessera_xr.learning.samples import LabelSample
     from tessera_xr.learning.saving import load_head
     from tessera_xr.learning.splits import random_folds, spatial_folds
-    from tessera_xr.learning.uncertainty import entropy, margin
+    from tessera_xr.learning.uncertainty import applicability, entropy, margin
     from tessera_xr.learning.validation import Validation
     from tessera_xr.pretraining.config import PretrainConfig
     from tessera_xr.pretraining.pool import Pool
@@ -66,6 +66,7 @@ _WHERE = {
     "SearchIndex": "analysis.index",
     "Validation": "learning.validation",
     "ViewOptions": "pretraining.views",
+    "applicability": "learning.uncertainty",
     "area_estimate": "learning.areas",
     "area_estimate_from_counts": "learning.areas",
     "as_cube": "sentinel.cube",
@@ -129,6 +130,7 @@ __all__ = [
     "ViewOptions",
     "__version__",
     "accessor",
+    "applicability",
     "area_estimate",
     "area_estimate_from_counts",
     "as_cube",

@@ -19,7 +19,7 @@ from tessera_xr.learning.calibration import balanced_rows, draw_units
 from tessera_xr.learning.labels import LabelSet
 from tessera_xr.learning.samples import LabelSample
 from tessera_xr.learning.splits import deal_spatially
-from tessera_xr.learning.uncertainty import entropy, fit_conformal, margin
+from tessera_xr.learning.uncertainty import applicability, entropy, fit_conformal, margin
 
 SIZE, SIDE, BANDS = 60, 5, 8
 GRID = GeoBox.from_bbox((600_000, 4_999_400, 600_600, 5_000_000), crs="EPSG:32631", resolution=10)
@@ -373,3 +373,23 @@ def test_faults(problem):
         conformal.predict(emb.assign_attrs(model="other"))
     with pytest.raises(VersionMismatchError, match="model differ"):
         conformal.coverage(emb.assign_attrs(model="other"), sample)
+
+
+def test_a_map_is_told_where_no_label_is_like_it():
+    emb = tutorial.embeddings().sel(time=2022)
+    lost = (tutorial.labels().lossyear == 21).values
+    everywhere = LabelSet.from_raster(
+        tutorial.labels().lossyear == 21, names={True: "lost", False: "there"}, shapes="points", n_per_class=700
+    ).sample(emb)
+    forest = everywhere.take(everywhere.y == "there")
+    found, partial = applicability(emb, everywhere), applicability(emb, forest)
+    assert 0.9 < float(found.inside.mean()) < 1
+    assert float(partial.inside.values[lost].mean()) < float(found.inside.values[lost].mean()) - 0.2
+    np.testing.assert_array_equal(found.inside, found.percentile <= 95)
+    assert (applicability(emb, everywhere, beyond=50).inside <= found.inside).all()
+    lazy = applicability(emb.chunk(y=20), everywhere)
+    assert lazy.inside.chunks is not None
+    np.testing.assert_array_equal(lazy.inside, found.inside)
+    assert found.inside.odc.crs == emb.odc.crs
+    with pytest.raises(SchemaError, match="beyond=0 must be a percentile"):
+        applicability(emb, everywhere, beyond=0)
