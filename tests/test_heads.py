@@ -270,6 +270,9 @@ def test_classes_count_alike_however_many_pixels_they_have(sample):
     weights = heads.pixel_weights(skewed, skewed.class_codes(), "balanced")
     assert weights.mean() == pytest.approx(1)
     assert weights[:6].sum() == pytest.approx(weights[6:].sum())
+    doubted = changed(skewed, weights=np.where(np.arange(len(skewed)) < 3, 0.2, 1.0))
+    weights = heads.pixel_weights(doubted, doubted.class_codes(), "balanced")
+    assert weights[:6].sum() == pytest.approx(weights[6:].sum())
     balanced, plain = (fit_sample(skewed, "logistic", class_weight=w) for w in ("auto", None))
     said = [(head.predict_rows(sample.X) == "lost").mean() for head in (balanced, plain)]
     assert said[0] > said[1]
@@ -474,6 +477,9 @@ def test_a_unet_draws_a_map_without_seams(emb, unet, hole, monkeypatch):
     for other in (strips, lazy, float_map):
         np.testing.assert_allclose(other.probability, found.probability, atol=2e-5)
     assert lazy.prediction.chunks is not None
+    wide = tutorial.embeddings().sel(time=2022)  # chunks that hold the margin, but begin between the network's steps
+    odd = unet.predict(wide.chunk(y=(30, 34), x=(33, 31)))
+    np.testing.assert_allclose(odd.probability, unet.predict(wide).probability, atol=2e-5)
     years = unet.predict(tutorial.embeddings().sel(time=[2020, 2022], y=emb.y, x=emb.x))
     assert years.probability.dims == ("time", "class", "y", "x")
 
