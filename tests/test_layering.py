@@ -16,6 +16,7 @@ LAYERS = (
     ("errors", "_version"),
     ("_optional", "_warn"),
     ("grid",),
+    ("area",),
     ("sentinel",),
     ("encoder",),
     ("embedding",),
