@@ -632,3 +632,40 @@ def test_classes_that_a_map_could_not_tell_apart_are_refused():
     with pytest.raises(SchemaError, match="classes 'no loss' and 'no_loss' can't be told apart in a map's flags"):
         labels.add_class("no_loss")
     assert list(labels.classes) == ["no loss"]
+
+
+def test_a_whole_set_is_added_as_one_edit():
+    here = LabelSet(crs="EPSG:32631")
+    here.add(shapely.Point(500_000, 5_650_000), "water")
+    there = LabelSet({"forest": "#123456", "water": "#654321"})
+    there.add((3.01, 51.0), "forest", quality=0.5, source="walk")
+    there.add((3.02, 51.0), "water")
+    before = here.to_geojson()
+    ids = here.extend(there)
+    assert ids == ["L2", "L3"]
+    assert [here[i].value for i in ids] == ["forest", "water"]
+    assert here.classes["forest"] == "#123456"
+    assert (here["L2"].quality, here["L2"].source) == (0.5, "walk")
+    shown = here.to_geodataframe().to_crs(4326).geometry
+    assert np.allclose([shown["L2"].x, shown["L2"].y], [3.01, 51.0])
+    assert here.history[-1] == "add 2 labels"
+    after = here.to_geojson()
+    here.undo()
+    assert {k: v for k, v in here.to_geojson().items() if k != "tessera_xr"} == {
+        k: v for k, v in before.items() if k != "tessera_xr"
+    }
+    assert here.classes == {"water": here.classes["water"]}
+    here.redo()
+    assert here.to_geojson() == after
+    assert here.extend(LabelSet(["a"])) == []
+
+
+def test_sets_that_cannot_be_joined():
+    closed, other = LabelSet(["forest"]), LabelSet()
+    other.add((3, 51), "water")
+    with pytest.raises(SchemaError, match="unknown class 'water'"):
+        closed.extend(other)
+    assert not closed.can_undo
+    for wrong in (LabelSet(target="biomass"), [1]):
+        with pytest.raises(SchemaError, match="their like only"):
+            closed.extend(wrong)

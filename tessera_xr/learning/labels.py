@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+import numpy as np
 import xarray as xr
 
 from tessera_xr.errors import SchemaError
@@ -28,7 +29,7 @@ from tessera_xr.learning.edits import (
     coloured,
     with_class,
 )
-from tessera_xr.learning.geometries import as_geometry, canonical_crs
+from tessera_xr.learning.geometries import as_geometry, canonical_crs, reproject
 from tessera_xr.learning.samples import LabelSample, sample_labels
 
 if TYPE_CHECKING:
@@ -178,6 +179,44 @@ class LabelSet:
         sentence = f"add {label.id}: {value} ({geometry.geom_type})"
         self._log.run(self._state, sentence, *self._growth(value), LabelEdit(None, label, len(self)))
         return label.id
+
+    def extend(self, labels: LabelSet) -> list[str]:
+        """Add all labels of another set, as one edit.
+
+        Parameters
+        ----------
+        labels : LabelSet
+            Of the same task. Geometries are reprojected; classes that this set lacks come with their colours, where it
+            may grow.
+
+        Returns
+        -------
+        list of str
+            The new ids, in order.
+
+        Raises
+        ------
+        SchemaError
+            If one set holds classes and the other numbers, or a class is unknown here.
+        """
+        if getattr(labels, "target", labels) != self.target:
+            raise SchemaError(
+                f"labels of {self.target or 'classes'} can be joined with their like only, not {labels!r}"
+            )
+        added = list(labels)
+        for label in added:
+            self._checked_value(label.value)
+        before = self._state.classes
+        after = dict(before)
+        for name in dict.fromkeys(label.value for label in added if self.target is None):
+            if name not in after:
+                after = with_class(after, str(name), labels.classes[str(name)])
+        geometries = reproject(np.array([label.geometry for label in added], dtype=object), labels.crs, self.crs)
+        new = [replace(v, id=self._state.new_id(), geometry=g) for v, g in zip(added, geometries, strict=True)]
+        edits = [TableEdit("classes", dict(before), after)] if after != before else []
+        places = (LabelEdit(None, label, len(self) + i) for i, label in enumerate(new))
+        self._log.run(self._state, f"add {len(new)} labels", *edits, *places)
+        return [label.id for label in new]
 
     def move(self, name: str, geometry: Any) -> None:
         """Give the label of id `name` another geometry, in a form that `add` takes."""
