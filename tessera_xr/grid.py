@@ -178,3 +178,17 @@ def bounds_lonlat(box: GeoBox) -> tuple[float, float, float, float]:
     """Return (west, south, east, north) of the grid in degrees."""
     bounds = box.extent.to_crs("EPSG:4326").boundingbox
     return (bounds.left, bounds.bottom, bounds.right, bounds.top)
+
+
+def pixel_area(box: GeoBox) -> float:
+    """Return the area of a pixel in square metres; of a grid in degrees that of its middle."""
+    from pyproj import Geod, Transformer
+
+    if box.crs is not None and not box.crs.geographic:
+        return abs(box.resolution.x * box.resolution.y)
+    height, width = box.shape
+    columns, rows = np.array([0, 1, 0]) + width / 2, np.array([0, 0, 1]) + height / 2
+    x, y = box.transform.a * columns + box.transform.c, box.transform.e * rows + box.transform.f
+    lon, lat = Transformer.from_crs(str(box.crs), "EPSG:4326", always_xy=True).transform(x, y)
+    sides = Geod(ellps="WGS84").inv([lon[0]] * 2, [lat[0]] * 2, lon[1:], lat[1:])[2]
+    return float(np.prod(sides))

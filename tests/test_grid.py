@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 
 from tessera_xr.errors import GridError
-from tessera_xr.grid import bounds_lonlat, crs_name, crs_of, geobox_of, points_to_pixels, spatial_dims, with_grid
+from tessera_xr.grid import (
+    bounds_lonlat,
+    crs_name,
+    crs_of,
+    geobox_of,
+    pixel_area,
+    points_to_pixels,
+    spatial_dims,
+    with_grid,
+)
 
 BOX = GeoBox.from_bbox((500_000, 5_600_000, 500_040, 5_600_030), crs="EPSG:32631", resolution=10)  # 3 rows, 4 columns
 
@@ -109,3 +118,11 @@ def test_degrees_in_and_out_agree():
     west, south, east, north = bounds_lonlat(BOX)
     assert points_to_pixels(BOX, (west + east) / 2, (south + north) / 2).tolist() == [[1, 2]]
     assert (round(west, 2), round(south, 2)) == (3.0, 50.55)
+
+
+def test_the_area_of_a_pixel():
+    utm = GeoBox.from_bbox((500_000, 5_650_000, 500_600, 5_650_200), crs="EPSG:32631", resolution=20)
+    assert pixel_area(utm) == 400
+    degrees = GeoBox.from_bbox((3, 59.9, 3.2, 60.1), crs="EPSG:4326", resolution=0.001)
+    # a thousandth of a degree is 111.4 m along a meridian at 60 N, and half of 111.6 m along a parallel
+    assert pixel_area(degrees) == pytest.approx(111.4 * 55.8, rel=2e-3)

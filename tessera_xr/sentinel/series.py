@@ -60,7 +60,8 @@ def _optical(pixel: xr.Dataset) -> pd.DataFrame:
     with np.errstate(invalid="ignore", divide="ignore"):
         table["ndvi"] = (infrared - red) / (infrared + red)
     table["clear"] = pixel["s2_valid"].values
-    return table.loc[(values != 0).any(axis=1)]
+    seen: pd.DataFrame = table.loc[(values != 0).any(axis=1)]
+    return seen
 
 
 def _radar(pixel: xr.Dataset) -> pd.DataFrame:
@@ -70,4 +71,5 @@ def _radar(pixel: xr.Dataset) -> pd.DataFrame:
     decibels = np.where(values == 0, np.nan, values / 200 - 50)  # TESSERA's scale, undone
     table = pd.DataFrame(decibels, pd.Index(pixel["s1_time"].values, name="time"), ["vv", "vh"])
     table["orbit"] = pixel["s1_orbit"].values
-    return table.loc[(values != 0).any(axis=1)]
+    seen: pd.DataFrame = table.loc[(values != 0).any(axis=1)]
+    return seen
