@@ -78,6 +78,11 @@ class History:
             self.query = step[1]
         self._done.append(step)
 
+    def become(self, other: History) -> None:
+        """Take over another's question and labels; what was done so far can't be undone."""
+        self.labels, self.query = other.labels, other.query
+        self.forget()
+
     def forget(self) -> None:
         """Begin anew: what was done so far can't be undone."""
         self._done = [None] * len(self.labels.history)

@@ -50,7 +50,9 @@ class Inspection:
     def title(self) -> str:
         """One line on where and when."""
         time = f", {self.time}" if self.time else ""
-        return f"{self.lat:.5f} N, {self.lon:.5f} E (row {self.pixel[0]}, column {self.pixel[1]}){time}"
+        north, east = "NS"[self.lat < 0], "EW"[self.lon < 0]
+        place = f"{abs(self.lat):.5f} {north}, {abs(self.lon):.5f} {east}"
+        return f"{place} (row {self.pixel[0]}, column {self.pixel[1]}){time}"
 
 
 def inspect_pixel(session: Session, lon: float, lat: float) -> Inspection:

@@ -26,7 +26,7 @@ from tessera_xr.views.history import History
 from tessera_xr.views.inspection import Inspection, inspect_pixel
 from tessera_xr.views.labelling import balance_warning, class_counts, drawn_labels
 from tessera_xr.views.pictures import Coded, Picture, count_above, snap
-from tessera_xr.views.settings import LAYERS, Layer, Settings, checked_settings
+from tessera_xr.views.settings import LAYERS, OF_CUBE, Layer, Settings, checked_settings
 from tessera_xr.views.showing import layer_array, layer_picture
 
 if TYPE_CHECKING:
@@ -114,8 +114,9 @@ class Session:
 
     def layer_names(self) -> list[str]:
         """Return the layers that there may be here, from the bottom up."""
-        without = {"true_colour", "false_colour"} if self.cube is None or not self.cube.sizes["s2_time"] else set()
-        return [name for name in LAYERS if name not in without | ({"change"} if len(self.times) < 2 else set())]
+        without = [] if self.cube is not None and self.cube.sizes["s2_time"] else list(OF_CUBE)
+        without += ["change"] if len(self.times) < 2 else []
+        return [name for name in LAYERS if name not in without]
 
     # Looking ---------------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,8 @@ LAYERS = {
     "change": "Change",
 }
 """What can be shown, from the bottom up."""
+OF_CUBE = ("true_colour", "false_colour")
+"""Layers on the grid of the cube; all others are on that of the embeddings."""
 
 
 @dataclass(frozen=True)
