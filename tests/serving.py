@@ -24,6 +24,7 @@ class Fault:
     pattern: re.Pattern[str]
     kind: str
     left: float
+    after: int
 
 
 @dataclass
@@ -37,15 +38,17 @@ class Server:
     """(method, path, Range header) in order of arrival; HEAD too."""
     routes: dict[str, Callable[[str, str, bytes], tuple[int, str, bytes]]] = field(default_factory=dict)
     """An API beside the files: path -> function of (method, path and query, body) to (status, content type, body)."""
+    guard: Callable[[str], int | None] | None = None
+    """Asked with the full path, query included, of each request: a status to refuse with, or None."""
     slow_seconds: float = 1.0
     _faults: list[Fault] = field(default_factory=list)
     _lock: Any = field(default_factory=threading.Lock)
 
-    def fault(self, pattern: str, kind: str, times: float = 1) -> None:
-        """Let the next `times` requests whose path matches the regular expression fail; float("inf"): all."""
+    def fault(self, pattern: str, kind: str, times: float = 1, after: int = 0) -> None:
+        """Let `times` requests whose path matches the regular expression fail, after so many that don't; inf: all."""
         if kind not in KINDS:
             raise ValueError(f"{kind!r} is no fault; choose one of {KINDS}")
-        self._faults.append(Fault(re.compile(pattern), kind, times))
+        self._faults.append(Fault(re.compile(pattern), kind, times, after))
 
     def clear(self) -> None:
         """Forget faults and requests."""
@@ -56,6 +59,9 @@ class Server:
         with self._lock:
             for fault in self._faults:
                 if fault.left > 0 and fault.pattern.search(path):
+                    if fault.after:
+                        fault.after -= 1
+                        continue
                     fault.left -= 1
                     return fault.kind
         return None
@@ -90,6 +96,10 @@ class Handler(BaseHTTPRequestHandler):
             return
         if fault == "slow":
             time.sleep(self.state.slow_seconds)
+        refusal = None if self.state.guard is None else self.state.guard(self.path)
+        if refusal is not None:
+            self._send(refusal, b"refused", "text/plain", method)
+            return
         route = next((f for name, f in self.state.routes.items() if path.rstrip("/") == name.rstrip("/")), None)
         if route is not None:
             status, kind, content = route(method, self.path, body)

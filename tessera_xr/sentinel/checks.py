@@ -79,7 +79,7 @@ def orbit_faults(ds: xr.Dataset) -> list[str]:
         return []
     if "s1_orbit" not in ds.coords or ds["s1_orbit"].dims != ("s1_time",):
         return ["coordinate 's1_orbit' along s1_time is missing; assign it ('ascending', 'descending')"]
-    orbits = ds["s1_orbit"].values.astype(str).tolist()
+    orbits = ds["s1_orbit"].values.astype(object).astype(str).tolist()
     if strange := sorted(set(orbits) - set(ORBITS)):
         return [
             f"s1_orbit holds {strange}; only {ORBITS} are known, spelt so: assign_coords(s1_orbit=('s1_time', ...))"

@@ -78,7 +78,7 @@ def _clear(valid: xr.DataArray) -> str:
 def _radar(cube: xr.Dataset) -> str:
     if not cube.sizes["s1_time"]:
         return "none"
-    orbits = cube["s1_orbit"].values.astype(str)
+    orbits = cube["s1_orbit"].values.astype(object).astype(str)
     counts = ", ".join(f"{int((orbits == orbit).sum())} {orbit}" for orbit in ORBITS)
     return f"{_dates(cube['s1_time'])} ({counts})"
 

@@ -108,7 +108,7 @@ def _write(cube: xr.Dataset, folder: Path, year: int) -> None:
     _save_steps(folder / "masks.npy", cube["s2_valid"].astype(np.uint8))
     np.save(folder / "doys.npy", day_of_year(cube["s2_time"].values))
     for orbit in ORBITS:
-        part = cube["s1"].isel(s1_time=np.flatnonzero(cube["s1_orbit"].values.astype(str) == orbit))
+        part = cube["s1"].isel(s1_time=np.flatnonzero(cube["s1_orbit"].values.astype(object).astype(str) == orbit))
         _save_steps(folder / f"sar_{orbit}.npy", part.transpose("s1_time", "y", "x", "s1_band"))
         np.save(folder / f"sar_{orbit}_doy.npy", day_of_year(part["s1_time"].values))
     tags = {name: str(cube.attrs[name]) for name in _ATTRS if cube.attrs.get(name)} | {"year": str(year)}
