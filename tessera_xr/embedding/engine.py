@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from tessera_xr.encoder import streaming
 from tessera_xr.encoder.checkpoints import Encoder, PathLike, load_encoder
 from tessera_xr.encoder.device import Precision
 from tessera_xr.encoder.forward import count_workers, in_threads, is_fast, run_backbone, token_budget
 from tessera_xr.encoder.network import MAX_DOY, S1_BANDS, S2_BANDS
-from tessera_xr.encoder.registry import ModelRecord, Row
-from tessera_xr.encoder.tokens import Series, gather
+from tessera_xr.encoder.registry import ModelRecord
+from tessera_xr.encoder.tokens import Series, gather, step_statistics
 from tessera_xr.errors import SchemaError
 
 DataType: TypeAlias = Literal["float32", "int8"]
@@ -124,18 +125,20 @@ def encode(
 
     Pixels are taken a slab at a time, so that memory stays bounded; the inputs may be views of any layout.
     """
+    if streaming.can_stream(encoder):
+        arrays = (s2, s2_doy, s2_valid, s1, s1_doy, s1_descending)
+        return encode_streaming(encoder, *arrays, dims=dims, dtype=dtype, budget=budget, progress=progress)
     s1_valid = (s1 != 0).any(axis=2)
     pixels = np.flatnonzero(s2_valid.any(axis=1) | s1_valid.any(axis=1))
     values, scales = _no_data(len(s2), dims, dtype)
     size = max(SLAB_STEPS // max(s2.shape[1] + s1.shape[1], 1), 1)
     by_orbit = np.argsort(s1_descending, kind="stable")  # ascending first, each in order of time
     tokens = token_budget(encoder.record.arch, encoder.device) if budget == "auto" else budget
-    statistics = encoder.record.statistics
-    s1_statistics = [(statistics.s1_ascending, statistics.s1_descending)[int(d)] for d in s1_descending]
+    s2_statistics, s1_statistics = step_statistics(encoder.record, s2.shape[1], s1_descending)
     with tqdm(total=len(pixels), unit="px", desc="embedding", delay=1, disable=not progress) as bar:
         for start in range(0, len(pixels), size):
             slab = pixels[start : start + size]
-            optical = _series(s2, s2_doy, s2_valid, slab, [(statistics.s2_mean, statistics.s2_std)] * s2.shape[1])
+            optical = _series(s2, s2_doy, s2_valid, slab, s2_statistics)
             radar = _series(s1, s1_doy, s1_valid, slab, s1_statistics, by_orbit)
             vectors = _encode_slab(encoder, optical, radar, tokens, seed, _whole(bar.update, len(slab)))[:, :dims]
             if scales is None:
@@ -143,6 +146,48 @@ def encode(
             else:
                 codes, slab_scales = quantize_tensor(vectors)
                 values[slab], scales[slab] = codes.cpu().numpy(), slab_scales.cpu().numpy()
+    return Output(values, scales)
+
+
+def encode_streaming(
+    encoder: Encoder,
+    s2: npt.NDArray[Any],
+    s2_doy: npt.NDArray[Any],
+    s2_valid: npt.NDArray[np.bool_],
+    s1: npt.NDArray[Any],
+    s1_doy: npt.NDArray[Any],
+    s1_descending: npt.NDArray[np.bool_],
+    *,
+    dims: int,
+    dtype: DataType = "float32",
+    budget: Budget = "auto",
+    progress: bool = False,
+) -> Output:
+    """Do what `encode` does where all but the copying is left to a GPU; any device will do."""
+    values, scales = _no_data(len(s2), dims, dtype)
+    tokens = streaming.token_budget(encoder) if budget == "auto" else budget
+    by_orbit = np.argsort(s1_descending, kind="stable")
+    s2_statistics, s1_statistics = step_statistics(encoder.record, s2.shape[1], s1_descending)
+    sources = [
+        streaming.Source(s2, s2_doy, s2_valid, *s2_statistics),
+        streaming.Source(s1, s1_doy, None, *s1_statistics, by_orbit),
+    ]
+
+    def finish(vectors: Tensor, empty: Tensor) -> tuple[Tensor, ...]:
+        if scales is None:
+            return (vectors[:, :dims].masked_fill(empty[:, None], torch.nan),)
+        codes, factors = quantize_tensor(vectors[:, :dims])
+        return codes.masked_fill_(empty[:, None], 0), factors.masked_fill_(empty, torch.nan)
+
+    with tqdm(total=len(s2), unit="px", desc="embedding", delay=1, disable=not progress) as bar:
+
+        def receive(pixels: slice, results: list[npt.NDArray[Any]]) -> None:
+            for whole, part in zip((values, scales), results, strict=False):
+                assert whole is not None
+                whole[pixels] = part
+            bar.update(pixels.stop - pixels.start)
+
+        streaming.stream(encoder, sources, tokens, finish, receive)
     return Output(values, scales)
 
 
@@ -249,14 +294,12 @@ def _series(
     doy: npt.NDArray[Any],
     valid: npt.NDArray[np.bool_],
     pixels: npt.NDArray[np.intp],
-    statistics: Sequence[tuple[Row, Row]],
+    statistics: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]],
     order: npt.NDArray[np.intp] | None = None,
 ) -> Series:
-    """Return the series of some pixels, contiguous, steps in the given order; `statistics` (mean, std) of each step."""
+    """Return the series of some pixels, contiguous, steps in the given order; `statistics` (mean, std) of all steps."""
     steps = np.arange(values.shape[1]) if order is None else order
-    n_bands = values.shape[2]
-    mean = np.array([statistics[i][0] for i in steps], dtype=np.float32).reshape(-1, n_bands)
-    std = np.array([statistics[i][1] for i in steps], dtype=np.float32).reshape(-1, n_bands)
+    mean, std = (rows[steps] for rows in statistics)
     values, valid = (a[pixels] if order is None else a[pixels][:, order] for a in (values, valid))
     doy = doy[steps] if doy.ndim == 1 else doy[pixels][:, steps]
     return Series(np.ascontiguousarray(values), doy, np.ascontiguousarray(valid), mean, std)
@@ -279,7 +322,7 @@ def check_pixels(
     valid = (optical != 0).any(axis=2) if s2_valid is None else np.asarray(s2_valid, dtype=bool)
     if valid.shape != optical.shape[:2]:
         raise SchemaError(f"s2_valid must have shape (n, t) = {optical.shape[:2]}, not {valid.shape}")
-    orbit = np.asarray(s1_orbit if s1_orbit is not None else "", dtype=str)
+    orbit = np.asarray(np.asarray(s1_orbit if s1_orbit is not None else "", dtype=object), dtype=str)
     if orbit.shape not in ((), radar.shape[1:2]):
         raise SchemaError(f"s1_orbit must have shape (t,), here {radar.shape[1:2]}, or be one word, not {orbit.shape}")
     orbit = np.broadcast_to(orbit, radar.shape[1])

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, lru_cache
 from typing import TypeVar
 
@@ -123,17 +123,24 @@ def run_padded(
         rest = tokens.take(slice(first, None))
         batch = rest.take(next(rest.batches(budget)))
         try:
-            with torch.inference_mode(), torch.autocast(device.type, precision, enabled=precision != torch.float32):
+            mixed = torch.autocast(device.type, precision, enabled=precision != torch.float32)
+            with torch.inference_mode(), mixed, _true_to(precision, device):
                 pooled.append(backbone(*_padded(batch, device)).float())
         except torch.OutOfMemoryError as error:
             if len(batch) == 1:
-                raise DeviceError(f"{device} has not enough memory for one pixel of this model") from error
+                raise too_little(device) from error
             budget = max(len(batch.x) // 2, 1)
-            _shrink(device, budget)
+            shrink(device, budget)
             continue
         first += len(batch)
         done(len(batch.x))
     return torch.cat(pooled)
+
+
+def _true_to(precision: torch.dtype, device: torch.device) -> AbstractContextManager[object]:
+    """Keep cuDNN away from torch's GRU in float32: by default it would compute in TF32, which is not float32."""
+    exact = device.type == "cuda" and precision == torch.float32
+    return torch.backends.cudnn.flags(enabled=False) if exact else nullcontext()
 
 
 def _padded(tokens: Tokens, device: torch.device) -> tuple[Tensor, ...]:
@@ -148,7 +155,13 @@ def _padded(tokens: Tokens, device: torch.device) -> tuple[Tensor, ...]:
     return tuple(torch.from_numpy(a).to(device) for a in (x, doy, log_counts, sequence, padding))
 
 
-def _shrink(device: torch.device, size: int) -> None:
+def too_little(device: torch.device) -> DeviceError:
+    """Return the error of a device that can't hold even one pixel."""
+    return DeviceError(f"{device} has not enough memory for one pixel of this model")
+
+
+def shrink(device: torch.device, size: int) -> None:
+    """Warn that batches get smaller, and give back what memory is held in reserve."""
     message = f"{device} ran out of memory; going on with batches of {size} tokens"
     logger.warning(message)
     warn(f"{message} (pass token_budget={size} to start there)")

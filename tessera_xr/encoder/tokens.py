@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tessera_xr.encoder.registry import ModelRecord
 from tessera_xr.encoder.sampling import ZERO_TOKEN, Pattern, Policy, draw_v1_0, pattern, pixel_keys
 
 Floats = npt.NDArray[np.float32]
@@ -92,6 +93,20 @@ class Tokens:
             last = min(max(last, first + 1), len(self))
             yield slice(first, last)
             first = last
+
+
+def step_statistics(
+    record: ModelRecord, n_s2: int, s1_descending: npt.NDArray[np.bool_]
+) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
+    """Return what every step is standardised with: (mean, std) of Sentinel-2, (n_s2, 10), and of Sentinel-1, (t, 2).
+
+    `s1_descending` (t,) says which steps of Sentinel-1 are of a descending orbit.
+    """
+    known = record.statistics
+    s2 = [np.tile(np.array(row, dtype=np.float32), (n_s2, 1)) for row in (known.s2_mean, known.s2_std)]
+    by_orbit = np.array([known.s1_ascending, known.s1_descending], dtype=np.float32)  # (orbit, mean or std, band)
+    s1 = by_orbit[s1_descending.astype(np.intp)]
+    return (s2[0], s2[1]), (s1[:, 0], s1[:, 1])
 
 
 def gather(series: Series, policy: Policy, seed: int) -> tuple[Tokens, Integers]:
