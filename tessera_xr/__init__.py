@@ -22,13 +22,17 @@ if TYPE_CHECKING:
     from tessera_xr.analysis.segments import describe_segments, outline_segments, segment
     from tessera_xr.analysis.significance import ChangeNull, change_significance, fit_change_null
     from tessera_xr.analysis.similarity import similarity
+    from tessera_xr.embedding.agreement import check_against
     from tessera_xr.embedding.embed import embed
     from tessera_xr.embedding.engine import embed_pixels
+    from tessera_xr.embedding.large import embed_to_zarr, open_large, plan_regions, verify_store
     from tessera_xr.embedding.points import sample
+    from tessera_xr.embedding.published import open_published
+    from tessera_xr.embedding.publishing import to_published
     from tessera_xr.embedding.quantize import dequantize, quantize
     from tessera_xr.encoder.checkpoints import models
     from tessera_xr.encoder.files import save_encoder
-    from tessera_xr.export import to_geotiff
+    from tessera_xr.export import to_geojson, to_geoparquet, to_geotiff, to_zarr
     from tessera_xr.learning.active import suggest
     from tessera_xr.learning.areas import AreaEstimate, area_estimate, area_estimate_from_counts
     from tessera_xr.learning.conformal import Conformal, fit_conformal
@@ -48,22 +52,39 @@ if TYPE_CHECKING:
     from tessera_xr.pretraining.train import pretrain
     from tessera_xr.pretraining.views import ViewOptions
     from tessera_xr.pretraining.writing import write_pool
+    from tessera_xr.sentinel.catalogues import Catalogue
     from tessera_xr.sentinel.cube import as_cube
+    from tessera_xr.sentinel.series import pixel_series
+    from tessera_xr.sentinel.stac import Scenes, load_cube, search_scenes
     from tessera_xr.sentinel.tiles import open_tile, save_tile
+    from tessera_xr.views.compare import Compare
+    from tessera_xr.views.explorer import explore
+    from tessera_xr.views.inspector import Inspector
+    from tessera_xr.views.labeller import Labeller
+    from tessera_xr.views.map_view import MapView
+    from tessera_xr.views.session import Session
+    from tessera_xr.views.session_files import open_session
 
 _WHERE = {
     "AreaEstimate": "learning.areas",
+    "Catalogue": "sentinel.catalogues",
     "ChangeNull": "analysis.significance",
     "Clusters": "analysis.clustering",
+    "Compare": "views.compare",
     "Components": "analysis.components",
     "Conformal": "learning.conformal",
     "Head": "learning.heads",
+    "Inspector": "views.inspector",
     "LabelSample": "learning.samples",
     "LabelSet": "learning.labels",
+    "Labeller": "views.labeller",
+    "MapView": "views.map_view",
     "Novelty": "analysis.novelty",
     "Pool": "pretraining.pool",
     "PretrainConfig": "pretraining.config",
+    "Scenes": "sentinel.stac",
     "SearchIndex": "analysis.index",
+    "Session": "views.session",
     "Validation": "learning.validation",
     "ViewOptions": "pretraining.views",
     "applicability": "learning.uncertainty",
@@ -72,12 +93,15 @@ _WHERE = {
     "as_cube": "sentinel.cube",
     "change": "analysis.change",
     "change_significance": "analysis.significance",
+    "check_against": "embedding.agreement",
     "dequantize": "embedding.quantize",
     "describe_segments": "analysis.segments",
     "embed": "embedding.embed",
     "embed_pixels": "embedding.engine",
+    "embed_to_zarr": "embedding.large",
     "entropy": "learning.uncertainty",
     "evaluate": "learning.evaluation",
+    "explore": "views.explorer",
     "find_similar": "analysis.places",
     "first_dims": "learning.features",
     "fit_change_null": "analysis.significance",
@@ -86,11 +110,17 @@ _WHERE = {
     "fit_conformal": "learning.conformal",
     "fit_head": "learning.heads",
     "fit_novelty": "analysis.novelty",
+    "load_cube": "sentinel.stac",
     "load_head": "learning.saving",
     "margin": "learning.uncertainty",
     "models": "encoder.checkpoints",
+    "open_large": "embedding.large",
+    "open_published": "embedding.published",
+    "open_session": "views.session_files",
     "open_tile": "sentinel.tiles",
     "outline_segments": "analysis.segments",
+    "pixel_series": "sentinel.series",
+    "plan_regions": "embedding.large",
     "predict": "learning.prediction",
     "pretrain": "pretraining.train",
     "quantize": "embedding.quantize",
@@ -99,33 +129,46 @@ _WHERE = {
     "save_encoder": "encoder.files",
     "save_tile": "sentinel.tiles",
     "score": "learning.evaluation",
+    "search_scenes": "sentinel.stac",
     "seasonal_medians": "learning.features",
     "segment": "analysis.segments",
     "similarity": "analysis.similarity",
     "spatial_folds": "learning.splits",
     "stratified_points": "learning.reference",
     "suggest": "learning.active",
+    "to_geojson": "export",
+    "to_geoparquet": "export",
     "to_geotiff": "export",
+    "to_published": "embedding.publishing",
+    "to_zarr": "export",
     "trend": "analysis.change",
     "tutorial": "tutorial",
     "umap": "analysis.components",
     "validate": "learning.evaluation",
+    "verify_store": "embedding.large",
     "write_pool": "pretraining.writing",
 }
 
 __all__ = [
     "AreaEstimate",
+    "Catalogue",
     "ChangeNull",
     "Clusters",
+    "Compare",
     "Components",
     "Conformal",
     "Head",
+    "Inspector",
     "LabelSample",
     "LabelSet",
+    "Labeller",
+    "MapView",
     "Novelty",
     "Pool",
     "PretrainConfig",
+    "Scenes",
     "SearchIndex",
+    "Session",
     "Validation",
     "ViewOptions",
     "__version__",
@@ -136,13 +179,16 @@ __all__ = [
     "as_cube",
     "change",
     "change_significance",
+    "check_against",
     "dequantize",
     "describe_segments",
     "embed",
     "embed_pixels",
+    "embed_to_zarr",
     "entropy",
     "errors",
     "evaluate",
+    "explore",
     "find_similar",
     "first_dims",
     "fit_change_null",
@@ -151,11 +197,17 @@ __all__ = [
     "fit_conformal",
     "fit_head",
     "fit_novelty",
+    "load_cube",
     "load_head",
     "margin",
     "models",
+    "open_large",
+    "open_published",
+    "open_session",
     "open_tile",
     "outline_segments",
+    "pixel_series",
+    "plan_regions",
     "predict",
     "pretrain",
     "quantize",
@@ -164,17 +216,23 @@ __all__ = [
     "save_encoder",
     "save_tile",
     "score",
+    "search_scenes",
     "seasonal_medians",
     "segment",
     "similarity",
     "spatial_folds",
     "stratified_points",
     "suggest",
+    "to_geojson",
+    "to_geoparquet",
     "to_geotiff",
+    "to_published",
+    "to_zarr",
     "trend",
     "tutorial",
     "umap",
     "validate",
+    "verify_store",
     "write_pool",
 ]
 

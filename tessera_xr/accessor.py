@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import xarray as xr
 
+from tessera_xr._registration import register
+
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import pandas as pd
+    from affine import Affine
     from geopandas import GeoDataFrame
 
     from tessera_xr.analysis.change import When
@@ -29,9 +34,10 @@ if TYPE_CHECKING:
     from tessera_xr.learning.samples import LabelSample
     from tessera_xr.learning.validation import Validation
     from tessera_xr.sentinel.period import PeriodLike
+    from tessera_xr.views.explorer import Explorer
 
 
-@xr.register_dataset_accessor("tessera")
+@register
 class TesseraDataset:
     """What TESSERA can do with a Dataset: a Sentinel cube to embeddings, embeddings to maps.
 
@@ -70,6 +76,34 @@ class TesseraDataset:
             self._obj, model, period=period, weights=weights, dims=dims, dtype=dtype, device=device,
             precision=precision, token_budget=token_budget, seed=seed, check_imagery=check_imagery, progress=progress,
         )  # fmt: skip
+
+    def embed_to_zarr(
+        self,
+        path: PathLike,
+        model: PathLike = "mini",
+        *,
+        period: PeriodLike | Sequence[PeriodLike] | None = None,
+        weights: PathLike | None = None,
+        dims: int | None = None,
+        device: str = "auto",
+        precision: Precision = "auto",
+        region: int | tuple[int, int] | None = None,
+        memory: str | int = "2 GB",
+        seed: int = 0,
+        check_imagery: bool = True,
+        overwrite: bool = False,
+        progress: bool = True,
+        client: Any = None,
+    ) -> xr.Dataset:
+        """Embed a cube larger than memory into a Zarr store: see `tessera_xr.embed_to_zarr`."""
+        from tessera_xr.embedding.large import embed_to_zarr
+
+        done: xr.Dataset = embed_to_zarr(
+            self._obj, path, model, period=period, weights=weights, dims=dims, device=device, precision=precision,
+            region=region, memory=memory, seed=seed, check_imagery=check_imagery, overwrite=overwrite,
+            progress=progress, client=client,
+        )  # fmt: skip
+        return done
 
     # What to do with embeddings --------------------------------------------------------------------------------------
 
@@ -285,11 +319,124 @@ class TesseraDataset:
             time=time, seed=seed,
         )  # fmt: skip
 
-    def to_geotiff(self, path: str | os.PathLike[str]) -> Path:
+    def to_geotiff(self, path: str | os.PathLike[str], *, progress: bool = True) -> Path:
         """Write a cloud-optimised GeoTIFF: see `tessera_xr.to_geotiff`."""
         from tessera_xr.export import to_geotiff
 
-        return to_geotiff(self._obj, path)
+        return to_geotiff(self._obj, path, progress=progress)
+
+    def to_zarr(self, path: str | os.PathLike[str], *, overwrite: bool = False, progress: bool = True) -> Path:
+        """Write a Zarr store with its place: see `tessera_xr.to_zarr`."""
+        from tessera_xr.export import to_zarr
+
+        return to_zarr(self._obj, path, overwrite=overwrite, progress=progress)
+
+    def check_against(self, published: xr.Dataset, *, check_model: bool = True) -> xr.Dataset:
+        """Compare the embeddings with published ones: see `tessera_xr.check_against`."""
+        from tessera_xr.embedding.agreement import check_against
+
+        return check_against(self._obj, published, check_model=check_model)
+
+    def to_published(self, path: str | os.PathLike[str], *, version: str | None = None, progress: bool = True) -> Path:
+        """Write the embeddings in the layout of the published stores: see `tessera_xr.to_published`."""
+        from tessera_xr.embedding.publishing import to_published
+
+        return to_published(self._obj, path, version=version, progress=progress)
+
+    def explore(
+        self, cube: xr.Dataset | None = None, *, labels: LabelSet | None = None, session: Any = None
+    ) -> Explorer:
+        """Open the embeddings on a map that can be questioned: see `tessera_xr.explore`."""
+        from tessera_xr.views.explorer import explore
+
+        return explore(self._obj, cube, labels=labels, session=session)
+
+    # geotessera's members, which it uses itself: places are eastings and northings in the CRS of the zone ------------
+
+    @property
+    def crs(self) -> str:
+        """The CRS, 'EPSG:32630' say."""
+        from tessera_xr.embedding.zone import zone_crs
+
+        return zone_crs(self._obj)
+
+    @property
+    def pixel_size(self) -> float:
+        """The side of a pixel, in units of the CRS."""
+        from tessera_xr.embedding.zone import pixel_size
+
+        return pixel_size(self._obj)
+
+    @property
+    def years(self) -> list[int]:
+        """The years, in the order of `time`."""
+        from tessera_xr.embedding.zone import zone_years
+
+        return zone_years(self._obj)
+
+    @property
+    def n_bands(self) -> int:
+        """The length of an embedding."""
+        from tessera_xr.embedding.zone import n_bands
+
+        return n_bands(self._obj)
+
+    @staticmethod
+    def dequantise(emb_int8: npt.NDArray[np.int8], scales: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return (y, x, band) float32 of int8 codes (band, y, x) and scales (y, x); for datasets: `dequantize`."""
+        from tessera_xr.embedding.zone import dequantise
+
+        return dequantise(emb_int8, scales)
+
+    def sample_at(self, e: float, n: float, year: int, *, search_px: int = 1) -> npt.NDArray[np.float32]:
+        """Return the embedding at a place, NaN where there is none: see `tessera_xr.embedding.zone.probe`."""
+        from tessera_xr.embedding.zone import sample_at
+
+        return sample_at(self._obj, e, n, year, search_px=search_px)
+
+    def sample_points(
+        self, coords: Sequence[tuple[float, float]], year: int, *, progress: bool = True
+    ) -> npt.NDArray[np.float32]:
+        """Return the embeddings at places, (n, band): see `tessera_xr.embedding.zone.sample_points`."""
+        from tessera_xr.embedding.zone import sample_points
+
+        return sample_points(self._obj, coords, year, progress=progress)
+
+    def probe(self, e: float, n: float, year: int, *, search_px: int = 1) -> tuple[npt.NDArray[np.float32] | None, str]:
+        """Return the embedding at a place and "valid", or None and why: see `tessera_xr.embedding.zone.probe`."""
+        from tessera_xr.embedding.zone import probe
+
+        return probe(self._obj, e, n, year, search_px=search_px)
+
+    def read_region(
+        self, bbox: Sequence[float], year: int, *, array: str = "embeddings", progress: bool = False
+    ) -> tuple[npt.NDArray[np.float32], Affine]:
+        """Return (y, x, band) float32 of a rectangle: see `tessera_xr.embedding.zone.read_region`."""
+        from tessera_xr.embedding.zone import read_region
+
+        return read_region(self._obj, bbox, year, array=array, progress=progress)
+
+    def read_region_quantized(
+        self, bbox: Sequence[float], year: int, *, array: str = "embeddings", progress: bool = False
+    ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32], Affine]:
+        """Return codes and scales of a rectangle: see `tessera_xr.embedding.zone.read_region`."""
+        from tessera_xr.embedding.zone import read_region_quantized
+
+        return read_region_quantized(self._obj, bbox, year, array=array, progress=progress)
+
+    def iter_region(
+        self,
+        bbox: Sequence[float],
+        year: int,
+        *,
+        array: str = "embeddings",
+        strip_rows: int = 512,
+        progress: bool = False,
+    ) -> Iterator[tuple[npt.NDArray[np.float32], Affine]]:
+        """Yield a rectangle in strips of rows: see `tessera_xr.embedding.zone.iter_region`."""
+        from tessera_xr.embedding.zone import iter_region
+
+        return iter_region(self._obj, bbox, year, array=array, strip_rows=strip_rows, progress=progress)
 
 
 @xr.register_dataarray_accessor("tessera")
@@ -304,8 +451,14 @@ class TesseraDataArray:
         next_step = "Next: .tessera.to_geotiff('map.tif')" if self._obj.ndim < 4 else "Choose one time to go on."
         return f"{name} {dict(self._obj.sizes)}\n{next_step}"
 
-    def to_geotiff(self, path: str | os.PathLike[str]) -> Path:
+    def to_geotiff(self, path: str | os.PathLike[str], *, progress: bool = True) -> Path:
         """Write a cloud-optimised GeoTIFF: see `tessera_xr.to_geotiff`."""
         from tessera_xr.export import to_geotiff
 
-        return to_geotiff(self._obj, path)
+        return to_geotiff(self._obj, path, progress=progress)
+
+    def to_zarr(self, path: str | os.PathLike[str], *, overwrite: bool = False, progress: bool = True) -> Path:
+        """Write a Zarr store with its place: see `tessera_xr.to_zarr`."""
+        from tessera_xr.export import to_zarr
+
+        return to_zarr(self._obj, path, overwrite=overwrite, progress=progress)

@@ -42,6 +42,10 @@ class GridError(TesseraError, ValueError):
     """No usable grid: no CRS, uneven spacing, or a place outside the map."""
 
 
+class OutsideError(GridError, IndexError):
+    """A place or a rectangle has no pixel of the map; an IndexError too, for geotessera, which expects one."""
+
+
 class CheckpointError(TesseraError, ValueError):
     """A file of weights is damaged, foreign or of another version."""
 
@@ -55,6 +59,13 @@ class ModelUnavailableError(CheckpointError, FileNotFoundError):
 
 class VersionMismatchError(TesseraError, ValueError):
     """Embeddings, weights or imagery of different models or variants were about to be mixed."""
+
+
+class StoreError(TesseraError, OSError):
+    """A store, a tile or a server's answer can't be read or isn't to be trusted; the message names it.
+
+    Also one of our own that is unfinished, of something else, or has no room on the disk.
+    """
 
 
 class MissingExtraError(TesseraError, ImportError):

@@ -148,14 +148,19 @@ def inspect_and_label(drive: Driver, size: str) -> None:
         drive.button("Add class").click()
         drive.await_text(f"{name}: 0 labels")
     places = {"1": [(0.5, 0.4), (0.55, 0.45), (0.6, 0.5)], "2": [(0.4, 0.25), (0.35, 0.3), (0.7, 0.2)]}
+    drive.click_map(0.5, 0.4)
+    drive.await_text("forest: 1 label")
+    drive.page.keyboard.press("z")  # take it back
+    drive.await_text("forest: 0 labels")
     for key, shares in places.items():
-        drive.click_map(*shares[0])
-        drive.page.keyboard.press("z")  # take it back, and the class with the key again
-        drive.page.keyboard.press(key)
+        drive.page.keyboard.press(key)  # choose the class
+        chosen = "document.querySelectorAll('.tessera-explorer .mod-active')[1].textContent.startsWith(KEY)"
+        drive.page.wait_for_function(chosen.replace("KEY", repr(key)))
         for share in shares:
             drive.click_map(*share)
     drive.await_text("burnt: 3 labels")
     drive.await_text("forest: 3 labels")
+    drive.page.wait_for_function("document.querySelectorAll('.leaflet-overlay-pane path').length == 6")
     draw_polygon(drive)
     drive.await_text("forest: 4 labels")
     drive.button("Undo").click()

@@ -76,6 +76,11 @@ DELEGATES = {
     "components": components.components,
     "rgb": components.rgb,
     "to_geotiff": txr.to_geotiff,
+    "to_zarr": txr.to_zarr,
+    "embed_to_zarr": txr.embed_to_zarr,
+    "check_against": txr.check_against,
+    "to_published": txr.to_published,
+    "explore": txr.explore,
 }
 
 
@@ -92,3 +97,4 @@ def test_the_accessor_takes_what_the_function_takes(name):
 
 def test_the_accessor_takes_what_the_function_takes_for_one_map():
     assert arguments(TesseraDataArray.to_geotiff) == arguments(txr.to_geotiff)
+    assert arguments(TesseraDataArray.to_zarr) == arguments(txr.to_zarr)

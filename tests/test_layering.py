@@ -14,7 +14,7 @@ import tessera_xr
 ROOT = Path(tessera_xr.__file__).parent
 LAYERS = (
     ("errors", "_version"),
-    ("_optional", "_warn"),
+    ("_optional", "_registration", "_warn"),
     ("grid",),
     ("area",),
     ("sentinel",),
@@ -25,10 +25,10 @@ LAYERS = (
     ("learning",),
     ("pretraining",),
     ("views",),
-    ("inventory", "accessor", "cli", "__init__"),
+    ("inventory", "accessor", "cli", "doctor", "__init__"),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-DOORS = {"accessor": {"__init__"}, "cli": set(), "inventory": {"accessor"}, "__init__": {"cli"}}
+DOORS = {"accessor": {"__init__"}, "cli": set(), "inventory": {"accessor"}, "__init__": {"cli"}, "doctor": {"cli"}}
 BARRED = {"encoder": ("xarray", "dask")}
 
 

@@ -11,7 +11,7 @@ from odc.geo import CRS
 
 from tessera_xr.embedding.schema import SCALES, check_embeddings
 from tessera_xr.errors import GridError, SchemaError
-from tessera_xr.grid import GRID_MAPPING, bounds_lonlat, geobox_of, points_to_pixels
+from tessera_xr.grid import bounds_lonlat, geobox_of, points_to_pixels
 
 PointsLike: TypeAlias = Any  # (lon, lat), a sequence of them, an (n, 2) array, or a geopandas object
 
@@ -35,7 +35,8 @@ def sample(
     Returns
     -------
     Dataset
-        The variables of `emb` over `point` instead of y and x, with the coordinates `y` and `x` of the pixel centres.
+        The variables of `emb` over `point` instead of y and x, with the coordinates `y` and `x` of the pixel centres
+        and `spatial_ref`, their CRS.
 
     Raises
     ------
@@ -47,7 +48,7 @@ def sample(
     check_embeddings(emb)
     if outside not in ("raise", "nodata"):
         raise SchemaError(f"outside={outside!r} is unknown; choose 'raise' or 'nodata'")
-    xy, points_crs, index = _read_points(points, crs)
+    xy, points_crs, index = resolve_points(points, crs)
     if not len(xy):
         raise SchemaError("there are no points; give at least one (lon, lat)")
     box = geobox_of(emb)
@@ -61,7 +62,7 @@ def sample(
             f"{north:.5f} N. Leave them out, or pass outside='nodata'"
         )
     rows, columns = (xr.DataArray(np.maximum(pixels[:, i], 0), dims="point") for i in (0, 1))
-    found = emb.drop_vars(GRID_MAPPING, errors="ignore").isel(y=rows, x=columns)
+    found = emb.isel(y=rows, x=columns)
     if index is not None:
         found = found.assign_coords(point=("point", index))
     return _blank(found, lost) if lost.any() else found
@@ -77,8 +78,8 @@ def _blank(found: xr.Dataset, lost: npt.NDArray[np.bool_]) -> xr.Dataset:
     return found.assign(blanked).assign_coords(y=found["y"].where(keep), x=found["x"].where(keep))
 
 
-def _read_points(points: PointsLike, crs: str | None) -> tuple[npt.NDArray[np.float64], str, Any]:
-    """Return coordinates (n, 2), their CRS, and the index of a geopandas object."""
+def resolve_points(points: PointsLike, crs: str | None) -> tuple[npt.NDArray[np.float64], str, Any]:
+    """Return coordinates (n, 2) of points in any form, their CRS, and the index of a geopandas object."""
     geometry = getattr(points, "geometry", None)
     if geometry is not None and hasattr(geometry, "geom_type"):
         kinds = set(geometry.geom_type.fillna("missing"))

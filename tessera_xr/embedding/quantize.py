@@ -31,7 +31,7 @@ def quantize(emb: xr.Dataset) -> xr.Dataset:
     if emb[EMBEDDINGS].dtype == np.int8:
         return emb
     codes, scales = xr.apply_ufunc(
-        _quantize,
+        quantize_arrays,
         emb[EMBEDDINGS],
         input_core_dims=[["band"]],
         output_core_dims=[["band"], []],
@@ -60,7 +60,7 @@ def dequantize(emb: xr.Dataset) -> xr.Dataset:
     if emb[EMBEDDINGS].dtype != np.int8:
         return emb
     values = xr.apply_ufunc(
-        _dequantize,
+        dequantize_arrays,
         emb[EMBEDDINGS],
         emb[SCALES],
         input_core_dims=[["band"], []],
@@ -86,8 +86,8 @@ def _replaced(emb: xr.Dataset, values: xr.DataArray) -> xr.Dataset:
     return emb.assign({EMBEDDINGS: values})
 
 
-def _quantize(values: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """(..., band) float32 to codes (..., band) and scales (...)."""
+def quantize_arrays(values: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """Return codes (..., band) and scales (...) of (..., band) float32; without data, 0 and NaN."""
     scales = (np.abs(values).max(axis=-1) / np.float32(127)).astype(np.float32)
     divisor = np.where(scales == 0, np.float32(1), scales)  # a vector of zeros has codes of zero
     with np.errstate(invalid="ignore"):
@@ -95,7 +95,7 @@ def _quantize(values: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], np
     return np.where(np.isnan(codes), 0, np.clip(codes, -127, 127)).astype(np.int8), divisor
 
 
-def _dequantize(codes: npt.NDArray[np.int8], scales: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Codes (..., band) and scales (...) to (..., band) float32; a scale that is no number means no data."""
+def dequantize_arrays(codes: npt.NDArray[np.int8], scales: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return (..., band) float32 of codes (..., band) and scales (...); a scale that is no number means no data."""
     usable = np.where(np.isfinite(scales), scales, np.float32(np.nan)).astype(np.float32)
     return codes.astype(np.float32) * usable[..., None]

@@ -14,6 +14,9 @@ from tessera_xr.grid import bounds_lonlat, crs_name, geobox_of, with_grid
 
 EMBEDDINGS, SCALES = "embeddings", "scales"
 COUNTS = ("s2_obs_count", "s1_asc_obs_count", "s1_desc_obs_count")
+QUALITY = "quality"
+QUALITY_FLAGS = {"no_data": 0, "valid": 1, "water": 2, "corrupt": 3}
+"""What a pixel of published embeddings is, as the uint8 variable `quality`; only those that are valid have data."""
 KIND = "tessera_xr_kind"
 IDENTITY = ("model", "model_family", "weights_sha256")
 """Attributes that say whose embeddings these are: where they differ, distances between embeddings mean nothing."""
@@ -28,8 +31,8 @@ def build_embeddings(variables: Mapping[str, xr.DataArray], like: xr.Dataset, at
     Parameters
     ----------
     variables : mapping of DataArray
-        `embeddings` ([time,] y, x, band) float32 or int8, `scales` ([time,] y, x) with int8, and the counts of
-        observations ([time,] y, x).
+        `embeddings` ([time,] y, x, band) float32 or int8, `scales` ([time,] y, x) with int8, the counts of
+        observations and `quality` ([time,] y, x) where they are known.
     like : Dataset
         Gives the grid.
     attrs : mapping
@@ -46,13 +49,31 @@ def build_embeddings(variables: Mapping[str, xr.DataArray], like: xr.Dataset, at
     leading = ("time",) if "time" in embeddings.dims else ()
     arrays[EMBEDDINGS] = embeddings.transpose(*leading, "band", "y", "x")
     out = xr.Dataset(arrays).assign_coords(band=np.arange(embeddings.sizes["band"]))
+    return with_grid(describe_variables(out, attrs), geobox_of(like))
+
+
+def describe_variables(ds: xr.Dataset, attrs: Mapping[str, Any]) -> xr.Dataset:
+    """Return embeddings with the attributes of the schema on each variable, and the given ones on the whole."""
+    out = ds.copy()
     out[EMBEDDINGS].attrs = {"long_name": "TESSERA embedding"}
     if SCALES in out:
         out[SCALES].attrs = {"long_name": "scale of the int8 codes: embedding = code * scale"}
     for name, sensor in zip(COUNTS, _COUNT_NAMES, strict=True):
-        out[name].attrs = {"long_name": f"number of {sensor} observations"}
+        if name in out:
+            out[name].attrs = {"long_name": f"number of {sensor} observations"}
+    if QUALITY in out:
+        out[QUALITY].attrs = quality_attrs()
     out.attrs = {KIND: "embeddings", **attrs, "tessera_xr_version": __version__}
-    return with_grid(out, geobox_of(like))
+    return out
+
+
+def quality_attrs() -> dict[str, Any]:
+    """Return the attributes of `quality`: its flags in CF's words."""
+    return {
+        "long_name": "what the pixel is",
+        "flag_values": np.array(list(QUALITY_FLAGS.values()), dtype=np.uint8),
+        "flag_meanings": " ".join(QUALITY_FLAGS),
+    }
 
 
 def is_embeddings(ds: xr.Dataset) -> bool:

@@ -72,7 +72,7 @@ class Compare(widgets.VBox):
         # each side has a pane of its own: in a shared one the left picture would vanish
         made = leaflet.Map(
             center=settings.centre or ((south + north) / 2, (west + east) / 2), zoom=settings.zoom or 12, layers=(),
-            panes={side: {"zIndex": 410 + i} for i, side in enumerate(SIDES)}, scroll_wheel_zoom=True,
+            panes={side: {"zIndex": 210 + i} for i, side in enumerate(SIDES)}, scroll_wheel_zoom=True,
             interpolation="nearest", zoom_snap=0.5, max_zoom=22,
         )  # fmt: skip
         made.layout.height, made.layout.flex = HEIGHT, "1 1 50%"

@@ -41,6 +41,11 @@ class History:
         self._follow()
         return bool(self._undone)
 
+    @property
+    def last_is_label(self) -> bool:
+        """Whether the latest change is one of the labels."""
+        return self.can_undo and self._done[-1] is None
+
     def ask(self, query: Query) -> None:
         """Change the question."""
         self._follow()

@@ -8,8 +8,11 @@ from typing import Any
 
 import ipyleaflet as leaflet
 import ipywidgets as widgets
+import numpy as np
+from shapely.geometry import Point
 
-from tessera_xr.errors import SchemaError
+from tessera_xr.errors import GridError, SchemaError
+from tessera_xr.learning.geometries import reproject
 from tessera_xr.learning.labels import LabelSet
 from tessera_xr.views.controls import button, panel, row
 from tessera_xr.views.map_view import MapView
@@ -81,8 +84,25 @@ class Labeller(widgets.VBox):
 
     def _drawn(self, _: Any, action: str, geo_json: dict[str, Any]) -> None:
         if action == "created":
+            self.wiring.run(self._take_back_corners, geo_json["geometry"])
             self.wiring.run(self.label_area, geo_json["geometry"])
             self.draw.clear()
+
+    def _take_back_corners(self, geometry: dict[str, Any]) -> None:
+        """Take back labels that clicks made while an area was drawn: the map may see its corners as clicks too."""
+        corners = {self._pixel(Point(corner)) for corner in geometry["coordinates"][0]}
+        while self.session.history.last_is_label and (labels := list(self.session.labels)):
+            last = labels[-1].geometry
+            lonlat = reproject(np.array([last], dtype=object), self.session.labels.crs, "EPSG:4326")[0]
+            if last.geom_type != "Point" or self._pixel(lonlat) not in corners:
+                return
+            self.session.undo()
+
+    def _pixel(self, place: Point) -> tuple[int, int] | None:
+        try:
+            return self.session.pixel_at(place.x, place.y)
+        except GridError:
+            return None
 
     def label_area(self, geometry: dict[str, Any]) -> None:
         """Label an area, GeoJSON in degrees, with the chosen class."""

@@ -226,7 +226,8 @@ def _make_map(session: Session) -> leaflet.Map:
     (south, west), (north, east) = warp.corners
     centre = session.settings.centre or ((south + north) / 2, (west + east) / 2)
     zoom = session.settings.zoom or _fitting_zoom(warp.bounds)
-    panes = {name: {"zIndex": 410 + 10 * i} for i, name in enumerate([*LAYERS, "labels"])}
+    # above tiles (200) and below labels and tools (400), each in a pane of its own, which keeps their order
+    panes = {name: {"zIndex": 210 + 10 * i} for i, name in enumerate(LAYERS)}
     made = leaflet.Map(
         center=centre, zoom=zoom, layers=(), panes=panes, scroll_wheel_zoom=True, max_zoom=22, zoom_snap=0.5,
         interpolation="nearest", double_click_zoom=False,

@@ -25,8 +25,8 @@ CSS = """<style>
 .tessera-explorer .widget-html-content table { border-collapse: collapse; font-size: 12px; }
 .tessera-explorer .widget-html-content td, .tessera-explorer .widget-html-content th { padding: 2px 6px; }
 .tessera-panel { overflow: auto; }
-.tessera-map .leaflet-div-icon { background: none; border: none; pointer-events: none !important; }
-.tessera-map .leaflet-labels-pane path { pointer-events: none !important; }  /* clicks are the map's */
+.leaflet-div-icon:has(> .tessera-mark) { background: none; border: none; pointer-events: none !important; }
+.tessera-map .leaflet-overlay-pane path { pointer-events: none !important; }  /* clicks are the map's */
 .tessera-explorer .lm-TabBar-tab { flex: 1 1 auto !important; min-width: 0 !important; padding: 0 6px !important; }
 </style>"""
 
@@ -45,7 +45,12 @@ export default {
     };
     const find = () => {
       root = el.closest(".tessera-explorer");
-      if (root) { root.tabIndex = -1; root.addEventListener("keydown", pressed, true); }
+      if (root) {
+        root.tabIndex = -1;
+        root.addEventListener("keydown", pressed, true);
+        // the first message of a widget may go to the kernel by another way, and be overtaken: let it be this one
+        model.send({ key: "" });
+      }
       else if (el.isConnected || tries++ < 100) requestAnimationFrame(find);
     };
     let tries = 0;

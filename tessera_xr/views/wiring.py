@@ -39,7 +39,7 @@ class Wiring:
         self._listeners: dict[str, list[Callable[[], object]]] = defaultdict(list)
         self._tickets: dict[str, int] = defaultdict(int)
         self._workers = ThreadPoolExecutor(1, "tessera-explorer") if background else None
-        self._lock = threading.Lock()
+        self._lock, self._turn = threading.Lock(), threading.RLock()
 
     def on(self, topics: str, listener: Callable[[], object]) -> None:
         """Call `listener` whenever one of some topics (in one string) is told of."""
@@ -60,7 +60,14 @@ class Wiring:
         self.status.value = f'<div role="{role}" class="tessera-{kind}">{label}{escape(text)}</div>'
 
     def run(self, work: Callable[..., Any], *args: Any) -> Any:
-        """Run anything, showing what goes wrong and keeping it in `session.errors`; returns None then."""
+        """Run a callback, showing what goes wrong and keeping it in `session.errors`; returns None then.
+
+        One at a time: JupyterLab hands messages of widgets to several threads.
+        """
+        with self._turn:
+            return self._attempt(work, *args)
+
+    def _attempt(self, work: Callable[..., Any], *args: Any) -> Any:
         try:
             with gathered_warnings() as noted:
                 done = work(*args)
@@ -100,7 +107,7 @@ class Wiring:
         def job() -> None:
             if self._tickets[name] != ticket:  # another came before this one began
                 return
-            found = self.run(work)
+            found = self._attempt(work)  # not in turn: clicks go on meanwhile
             if self._tickets[name] == ticket and found is not None:
                 self.run(then, found)
 
