@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from tessera_xr.analysis.segments import describe_segments, outline_segments, segment
     from tessera_xr.analysis.significance import ChangeNull, change_significance, fit_change_null
     from tessera_xr.analysis.similarity import similarity
-    from tessera_xr.embedding.agreement import check_against
     from tessera_xr.embedding.embed import embed
     from tessera_xr.embedding.engine import embed_pixels
-    from tessera_xr.embedding.large import embed_to_zarr, open_large, plan_regions, verify_store
+    from tessera_xr.embedding.large.embed import embed_to_zarr, open_large, plan_regions, verify_store
     from tessera_xr.embedding.points import sample
-    from tessera_xr.embedding.published import open_published
-    from tessera_xr.embedding.publishing import to_published
+    from tessera_xr.embedding.published.agreement import check_against
+    from tessera_xr.embedding.published.opening import open_published
+    from tessera_xr.embedding.published.writing import to_published
     from tessera_xr.embedding.quantize import dequantize, quantize
     from tessera_xr.encoder.checkpoints import models
     from tessera_xr.encoder.files import save_encoder
@@ -93,12 +93,12 @@ _WHERE = {
     "as_cube": "sentinel.cube",
     "change": "analysis.change",
     "change_significance": "analysis.significance",
-    "check_against": "embedding.agreement",
+    "check_against": "embedding.published.agreement",
     "dequantize": "embedding.quantize",
     "describe_segments": "analysis.segments",
     "embed": "embedding.embed",
     "embed_pixels": "embedding.engine",
-    "embed_to_zarr": "embedding.large",
+    "embed_to_zarr": "embedding.large.embed",
     "entropy": "learning.uncertainty",
     "evaluate": "learning.evaluation",
     "explore": "views.explorer",
@@ -114,13 +114,13 @@ _WHERE = {
     "load_head": "learning.saving",
     "margin": "learning.uncertainty",
     "models": "encoder.checkpoints",
-    "open_large": "embedding.large",
-    "open_published": "embedding.published",
+    "open_large": "embedding.large.embed",
+    "open_published": "embedding.published.opening",
     "open_session": "views.session_files",
     "open_tile": "sentinel.tiles",
     "outline_segments": "analysis.segments",
     "pixel_series": "sentinel.series",
-    "plan_regions": "embedding.large",
+    "plan_regions": "embedding.large.embed",
     "predict": "learning.prediction",
     "pretrain": "pretraining.train",
     "quantize": "embedding.quantize",
@@ -139,13 +139,13 @@ _WHERE = {
     "to_geojson": "export",
     "to_geoparquet": "export",
     "to_geotiff": "export",
-    "to_published": "embedding.publishing",
+    "to_published": "embedding.published.writing",
     "to_zarr": "export",
     "trend": "analysis.change",
     "tutorial": "tutorial",
     "umap": "analysis.components",
     "validate": "learning.evaluation",
-    "verify_store": "embedding.large",
+    "verify_store": "embedding.large.embed",
     "write_pool": "pretraining.writing",
 }
 

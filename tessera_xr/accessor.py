@@ -96,7 +96,7 @@ class TesseraDataset:
         client: Any = None,
     ) -> xr.Dataset:
         """Embed a cube larger than memory into a Zarr store: see `tessera_xr.embed_to_zarr`."""
-        from tessera_xr.embedding.large import embed_to_zarr
+        from tessera_xr.embedding.large.embed import embed_to_zarr
 
         done: xr.Dataset = embed_to_zarr(
             self._obj, path, model, period=period, weights=weights, dims=dims, device=device, precision=precision,
@@ -333,13 +333,13 @@ class TesseraDataset:
 
     def check_against(self, published: xr.Dataset, *, check_model: bool = True) -> xr.Dataset:
         """Compare the embeddings with published ones: see `tessera_xr.check_against`."""
-        from tessera_xr.embedding.agreement import check_against
+        from tessera_xr.embedding.published.agreement import check_against
 
         return check_against(self._obj, published, check_model=check_model)
 
     def to_published(self, path: str | os.PathLike[str], *, version: str | None = None, progress: bool = True) -> Path:
         """Write the embeddings in the layout of the published stores: see `tessera_xr.to_published`."""
-        from tessera_xr.embedding.publishing import to_published
+        from tessera_xr.embedding.published.writing import to_published
 
         return to_published(self._obj, path, version=version, progress=progress)
 
@@ -356,71 +356,71 @@ class TesseraDataset:
     @property
     def crs(self) -> str:
         """The CRS, 'EPSG:32630' say."""
-        from tessera_xr.embedding.zone import zone_crs
+        from tessera_xr.embedding.published.zone import zone_crs
 
         return zone_crs(self._obj)
 
     @property
     def pixel_size(self) -> float:
         """The side of a pixel, in units of the CRS."""
-        from tessera_xr.embedding.zone import pixel_size
+        from tessera_xr.embedding.published.zone import pixel_size
 
         return pixel_size(self._obj)
 
     @property
     def years(self) -> list[int]:
         """The years, in the order of `time`."""
-        from tessera_xr.embedding.zone import zone_years
+        from tessera_xr.embedding.published.zone import zone_years
 
         return zone_years(self._obj)
 
     @property
     def n_bands(self) -> int:
         """The length of an embedding."""
-        from tessera_xr.embedding.zone import n_bands
+        from tessera_xr.embedding.published.zone import n_bands
 
         return n_bands(self._obj)
 
     @staticmethod
     def dequantise(emb_int8: npt.NDArray[np.int8], scales: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return (y, x, band) float32 of int8 codes (band, y, x) and scales (y, x); for datasets: `dequantize`."""
-        from tessera_xr.embedding.zone import dequantise
+        from tessera_xr.embedding.published.zone import dequantise
 
         return dequantise(emb_int8, scales)
 
     def sample_at(self, e: float, n: float, year: int, *, search_px: int = 1) -> npt.NDArray[np.float32]:
-        """Return the embedding at a place, NaN where there is none: see `tessera_xr.embedding.zone.probe`."""
-        from tessera_xr.embedding.zone import sample_at
+        """Return the embedding at a place, NaN where there is none: see `tessera_xr.embedding.published.zone`."""
+        from tessera_xr.embedding.published.zone import sample_at
 
         return sample_at(self._obj, e, n, year, search_px=search_px)
 
     def sample_points(
         self, coords: Sequence[tuple[float, float]], year: int, *, progress: bool = True
     ) -> npt.NDArray[np.float32]:
-        """Return the embeddings at places, (n, band): see `tessera_xr.embedding.zone.sample_points`."""
-        from tessera_xr.embedding.zone import sample_points
+        """Return the embeddings at places, (n, band): see `tessera_xr.embedding.published.zone.sample_points`."""
+        from tessera_xr.embedding.published.zone import sample_points
 
         return sample_points(self._obj, coords, year, progress=progress)
 
     def probe(self, e: float, n: float, year: int, *, search_px: int = 1) -> tuple[npt.NDArray[np.float32] | None, str]:
-        """Return the embedding at a place and "valid", or None and why: see `tessera_xr.embedding.zone.probe`."""
-        from tessera_xr.embedding.zone import probe
+        """Return the embedding at a place and "valid", or None and why: see `tessera_xr.embedding.published.zone`."""
+        from tessera_xr.embedding.published.zone import probe
 
         return probe(self._obj, e, n, year, search_px=search_px)
 
     def read_region(
         self, bbox: Sequence[float], year: int, *, array: str = "embeddings", progress: bool = False
     ) -> tuple[npt.NDArray[np.float32], Affine]:
-        """Return (y, x, band) float32 of a rectangle: see `tessera_xr.embedding.zone.read_region`."""
-        from tessera_xr.embedding.zone import read_region
+        """Return (y, x, band) float32 of a rectangle: see `tessera_xr.embedding.published.zone.read_region`."""
+        from tessera_xr.embedding.published.zone import read_region
 
         return read_region(self._obj, bbox, year, array=array, progress=progress)
 
     def read_region_quantized(
         self, bbox: Sequence[float], year: int, *, array: str = "embeddings", progress: bool = False
     ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32], Affine]:
-        """Return codes and scales of a rectangle: see `tessera_xr.embedding.zone.read_region`."""
-        from tessera_xr.embedding.zone import read_region_quantized
+        """Return codes and scales of a rectangle: see `tessera_xr.embedding.published.zone.read_region`."""
+        from tessera_xr.embedding.published.zone import read_region_quantized
 
         return read_region_quantized(self._obj, bbox, year, array=array, progress=progress)
 
@@ -433,8 +433,8 @@ class TesseraDataset:
         strip_rows: int = 512,
         progress: bool = False,
     ) -> Iterator[tuple[npt.NDArray[np.float32], Affine]]:
-        """Yield a rectangle in strips of rows: see `tessera_xr.embedding.zone.iter_region`."""
-        from tessera_xr.embedding.zone import iter_region
+        """Yield a rectangle in strips of rows: see `tessera_xr.embedding.published.zone.iter_region`."""
+        from tessera_xr.embedding.published.zone import iter_region
 
         return iter_region(self._obj, bbox, year, array=array, strip_rows=strip_rows, progress=progress)
 

@@ -139,7 +139,7 @@ def embed(
         cube = load_cube(bbox, period, source, s1=s1 or True)
     print(cube.tessera, end="\n\n", flush=True)
     if is_store:
-        from tessera_xr.embedding.large import embed_to_zarr
+        from tessera_xr.embedding.large.embed import embed_to_zarr
 
         emb = embed_to_zarr(cube, out, period=period, overwrite=overwrite, **options)
     else:
@@ -160,7 +160,7 @@ def published(
     overwrite: bool,
 ) -> None:
     """Fetch published embeddings of an area and some years into a Zarr store or GeoTIFFs."""
-    from tessera_xr.embedding.published import open_published
+    from tessera_xr.embedding.published.opening import open_published
     from tessera_xr.export import to_geotiff, to_zarr
 
     is_store = _is_store(out)

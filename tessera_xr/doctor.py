@@ -272,7 +272,7 @@ TRIALS: dict[str, Callable[[], None]] = {
 
 
 def _sites() -> dict[str, str]:
-    from tessera_xr.embedding.releases import BUCKET
+    from tessera_xr.embedding.published.releases import BUCKET
     from tessera_xr.encoder.hub import HUB
     from tessera_xr.sentinel.catalogues import CATALOGUES
 

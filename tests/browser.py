@@ -61,9 +61,10 @@ def jupyter(folder: Path, app: str = "lab", *options: str) -> Iterator[str]:
         "JUPYTER_DATA_DIR": config,
         "JUPYTER_RUNTIME_DIR": config,
     }
-    common = ["--no-browser", "--allow-root", f"--port={port}"]
+    common = ["--no-browser", f"--port={port}"]
     if app == "lab":
         common += [
+            "--allow-root",
             "--ip=127.0.0.1", "--ServerApp.port_retries=0", "--IdentityProvider.token=", "--ServerApp.password=",
             f"--ServerApp.root_dir={folder}", "--LabApp.expose_app_in_browser=True",
             "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",

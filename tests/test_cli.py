@@ -11,7 +11,7 @@ import xarray as xr
 
 import tessera_xr as txr
 from tessera_xr.cli import main
-from tessera_xr.embedding.publishing import to_published
+from tessera_xr.embedding.published.writing import to_published
 from tessera_xr.export import to_zarr
 from tessera_xr.views.render import true_colour
 

@@ -19,8 +19,8 @@ import pytest
 import xarray as xr
 
 import tessera_xr as txr
-from tessera_xr.embedding.published import open_published
-from tessera_xr.embedding.publishing import to_published
+from tessera_xr.embedding.published.opening import open_published
+from tessera_xr.embedding.published.writing import to_published
 from tessera_xr.errors import GridError, SchemaError
 from tessera_xr.grid import bounds_lonlat, geobox_of
 

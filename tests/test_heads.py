@@ -136,7 +136,7 @@ def test_the_map_says_what_it_is_and_becomes_a_geotiff(emb, sample, tmp_path):
     with rasterio.open(found.tessera.to_geotiff(tmp_path / "map.tif")) as file:
         np.testing.assert_array_equal(file.read(1), found.prediction)
         assert file.nodata == 0
-        assert file.tags()["flag_meanings"] == "still_there lost"
+        assert file.tags(1)["flag_meanings"] == "still_there lost"
 
 
 def test_probability_can_be_left_out(emb, sample):

@@ -22,9 +22,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tessera_xr as txr
-from tessera_xr.embedding import completion, journal, workers
-from tessera_xr.embedding.large import embed_to_zarr, open_large, plan_regions, verify_store
-from tessera_xr.embedding.regions import AreaPlan, Region, _choose, _reads, check_memory, check_region
+from tessera_xr.embedding.large import completion, journal, workers
+from tessera_xr.embedding.large.embed import embed_to_zarr, open_large, plan_regions, verify_store
+from tessera_xr.embedding.large.regions import AreaPlan, Region, _choose, _reads, check_memory, check_region
 from tessera_xr.errors import (
     CubeError,
     DeviceError,
@@ -266,7 +266,7 @@ KILLER = """
 import json, os, random, signal, sys, time
 from pathlib import Path
 import xarray as xr
-from tessera_xr.embedding.large import embed_to_zarr, open_large
+from tessera_xr.embedding.large.embed import embed_to_zarr, open_large
 from tessera_xr.errors import StoreError
 import torch, zarr
 
@@ -394,7 +394,7 @@ def test_other_weights_under_one_name_are_refused(cube, write, unfinished, make_
 
 
 def test_another_version_is_refused(cube, write, unfinished, monkeypatch):
-    from tessera_xr.embedding import fingerprint
+    from tessera_xr.embedding.large import fingerprint
 
     monkeypatch.setattr(fingerprint, "__version__", "99.0")
     with pytest.raises(StoreError, match=r"version of tessera_xr: .* before, 99\.0 now"):
@@ -550,7 +550,7 @@ def test_room_on_the_disk_is_looked_at_first(cube, write, stop_at, unfinished, m
 MEASURE = """
 import json, sys, dask.array as da, numpy as np, xarray as xr
 from odc.geo.geobox import GeoBox
-from tessera_xr.embedding.large import embed_to_zarr, plan_regions
+from tessera_xr.embedding.large.embed import embed_to_zarr, plan_regions
 from tessera_xr.grid import with_grid
 from tessera_xr.sentinel.bands import S1_BANDS, S2_BANDS
 

@@ -18,8 +18,8 @@ from zarr.codecs import GzipCodec, ZstdCodec
 
 import tessera_xr as txr
 from tessera_xr import tutorial
-from tessera_xr.embedding import remote
-from tessera_xr.embedding.published import open_published
+from tessera_xr.embedding.published import remote
+from tessera_xr.embedding.published.opening import open_published
 from tessera_xr.embedding.schema import QUALITY_FLAGS, check_same_model, has_data
 from tessera_xr.errors import GridError, SchemaError, StoreError, VersionMismatchError
 from tessera_xr.grid import bounds_lonlat, geobox_of

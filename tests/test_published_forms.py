@@ -14,9 +14,9 @@ from serving import serve
 
 import tessera_xr as txr
 from tessera_xr import tutorial
-from tessera_xr.embedding import remote
-from tessera_xr.embedding.published import open_published
-from tessera_xr.embedding.published_tiles import tile_centre, tile_name
+from tessera_xr.embedding.published import remote
+from tessera_xr.embedding.published.opening import open_published
+from tessera_xr.embedding.published.tiles import tile_centre, tile_name
 from tessera_xr.embedding.schema import QUALITY_FLAGS
 from tessera_xr.errors import GridError, MissingExtraError, SchemaError, StoreError
 from tessera_xr.grid import geobox_of

@@ -129,8 +129,6 @@ class Explorer(widgets.VBox):
 
     def press(self, key: str) -> None:
         """Do what a key does."""
-        if not key:
-            return
         modes = {letter: mode for mode, (_, letter, _) in MODE_NAMES.items()}
         if key in modes:
             self.session.set(mode=modes[key])

@@ -78,9 +78,7 @@ class MapView(widgets.VBox):
         self._lock = threading.RLock()
         self._window: Bounds | None = None
         self.marks = leaflet.LayerGroup(name="examples and places")
-        self.label_layer = leaflet.GeoJSON(
-            data={"type": "FeatureCollection", "features": []}, name="labels", pane="labels"
-        )
+        self.label_layer = leaflet.GeoJSON(data={"type": "FeatureCollection", "features": []}, name="labels")
         self.label_layer.point_style = {"radius": 6, "weight": 2, "fillOpacity": 0.9}
         self.map.add(self.label_layer)
         self.map.add(self.marks)

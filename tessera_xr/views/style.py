@@ -41,15 +41,15 @@ export default {
       if (!model.get("listened").includes(e.key)) return;
       e.preventDefault();
       e.stopPropagation();   // or a notebook in command mode would take the letter for its own
-      model.send({ key: e.key });
+      // clicks before it must arrive before it, and JupyterLab may send them another way, a little slower
+      const key = e.key;
+      setTimeout(() => model.send({ key }), 150);
     };
     const find = () => {
       root = el.closest(".tessera-explorer");
       if (root) {
         root.tabIndex = -1;
         root.addEventListener("keydown", pressed, true);
-        // the first message of a widget may go to the kernel by another way, and be overtaken: let it be this one
-        model.send({ key: "" });
       }
       else if (el.isConnected || tries++ < 100) requestAnimationFrame(find);
     };

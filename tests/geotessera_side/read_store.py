@@ -8,7 +8,7 @@ import sys
 import numpy as np
 from geotessera import GeoTesseraZarr
 
-from tessera_xr.embedding.published import open_published
+from tessera_xr.embedding.published.opening import open_published
 
 
 def main(path: str, bbox: str, year: str, out: str) -> None:

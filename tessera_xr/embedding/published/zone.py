@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from tessera_xr.embedding.pixels import (
+from tessera_xr.embedding.published.pixels import (
     NODATA,
     OUTSIDE,
     VALID,

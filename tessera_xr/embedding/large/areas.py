@@ -13,10 +13,10 @@ import numpy as np
 import xarray as xr
 
 from tessera_xr.embedding.embed import embed
-from tessera_xr.embedding.fingerprint import describe_cube, describe_run
-from tessera_xr.embedding.journal import GROUP
-from tessera_xr.embedding.regions import AreaPlan, Region, cut_area, cut_out
-from tessera_xr.embedding.workers import Job, Task
+from tessera_xr.embedding.large.fingerprint import describe_cube, describe_run
+from tessera_xr.embedding.large.journal import GROUP
+from tessera_xr.embedding.large.regions import AreaPlan, Region, cut_area, cut_out
+from tessera_xr.embedding.large.workers import Job, Task
 from tessera_xr.encoder.checkpoints import resolve_model
 from tessera_xr.errors import SchemaError
 from tessera_xr.sentinel.cube import as_cube, as_cube_for, check_cube, is_cube

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from tessera_xr._version import __version__
-from tessera_xr.embedding.regions import cut_out
+from tessera_xr.embedding.large.regions import cut_out
 from tessera_xr.grid import crs_name, geobox_of
 
 PLACES = ((0.5, 0.5), (0.15, 0.2), (0.2, 0.85), (0.85, 0.15), (0.8, 0.8))

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
+from tessera_xr.embedding.published.releases import identify
+from tessera_xr.embedding.published.store_checks import FALSE_NORTHING
+from tessera_xr.embedding.published.stores import Piece
 from tessera_xr.embedding.quantize import quantize_arrays
-from tessera_xr.embedding.releases import identify
 from tessera_xr.embedding.schema import IDENTITY, OFFICIAL
-from tessera_xr.embedding.store_checks import FALSE_NORTHING
-from tessera_xr.embedding.stores import Piece
 from tessera_xr.errors import StoreError
 
 MAX_SIDE = 200_000

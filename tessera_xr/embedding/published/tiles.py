@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
-from tessera_xr.embedding.published_files import raster_grid
+from tessera_xr.embedding.published.files import raster_grid
+from tessera_xr.embedding.published.releases import RELEASES, identify
+from tessera_xr.embedding.published.remote import Folder, Site, Span
+from tessera_xr.embedding.published.store_checks import MAX_BANDS
+from tessera_xr.embedding.published.stores import Piece
 from tessera_xr.embedding.quantize import quantize_arrays
-from tessera_xr.embedding.releases import RELEASES, identify
-from tessera_xr.embedding.remote import Folder, Site, Span
-from tessera_xr.embedding.store_checks import MAX_BANDS
-from tessera_xr.embedding.stores import Piece
 from tessera_xr.errors import GridError, SchemaError, StoreError
 
 MAX_SIDE = 5_000

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tessera_xr.embedding.shards import VARIABLES, Sum, consolidate
+from tessera_xr.embedding.large.shards import VARIABLES, Sum, consolidate
 from tessera_xr.errors import StoreError
 
 SUFFIX = ".unfinished"

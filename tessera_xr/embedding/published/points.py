@@ -13,11 +13,11 @@ import xarray as xr
 from odc.geo.xr import assign_crs
 
 from tessera_xr.area import utm_zone
-from tessera_xr.embedding.mosaic import apply, check_present, decode_quality, decode_scales, is_valid
 from tessera_xr.embedding.points import resolve_points
+from tessera_xr.embedding.published.mosaic import apply, check_present, decode_quality, decode_scales, is_valid
+from tessera_xr.embedding.published.sources import Source, for_years, with_dims
+from tessera_xr.embedding.published.stores import Piece
 from tessera_xr.embedding.schema import COUNTS, EMBEDDINGS, QUALITY, SCALES
-from tessera_xr.embedding.sources import Source, for_years, with_dims
-from tessera_xr.embedding.stores import Piece
 from tessera_xr.errors import GridError, SchemaError
 from tessera_xr.grid import GRID_MAPPING
 

@@ -9,7 +9,7 @@ import numpy as np
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from tessera_xr.embedding.guard import GuardedStore, Layout
+from tessera_xr.embedding.published.guard import GuardedStore, Layout
 from tessera_xr.embedding.schema import EMBEDDINGS, SCALES
 from tessera_xr.errors import StoreError
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tessera_xr.embedding.guard import GuardedStore, Layout
-from tessera_xr.embedding.remote import Folder, Site
+from tessera_xr.embedding.published.guard import GuardedStore, Layout
+from tessera_xr.embedding.published.remote import Folder, Site
 
 READ_AT_ONCE = 8
 """Chunks of a remote store that one task asks for at the same time."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import xarray as xr
 
-from tessera_xr.embedding.regions import INNER, AreaPlan, Region
+from tessera_xr.embedding.large.regions import INNER, AreaPlan, Region
 from tessera_xr.embedding.schema import COUNTS, EMBEDDINGS, SCALES
 
 VARIABLES = (EMBEDDINGS, SCALES, *COUNTS)

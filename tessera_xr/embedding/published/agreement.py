@@ -9,8 +9,8 @@ import numpy.typing as npt
 import xarray as xr
 from odc.geo.geobox import GeoBox
 
+from tessera_xr.embedding.published.releases import RELEASES
 from tessera_xr.embedding.quantize import quantize
-from tessera_xr.embedding.releases import RELEASES
 from tessera_xr.embedding.schema import EMBEDDINGS, OFFICIAL, SCALES, check_embeddings
 from tessera_xr.errors import GridError, SchemaError, VersionMismatchError
 from tessera_xr.grid import crs_name, geobox_of, with_grid
@@ -176,8 +176,8 @@ def years_of(ds: xr.Dataset) -> list[int] | None:
 
 def _same_pixels(own: xr.Dataset, theirs: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
     """Return the parts of both that lie on the same pixels."""
-    from tessera_xr.embedding.mosaic import whole_offset
-    from tessera_xr.embedding.published_grid import northern
+    from tessera_xr.embedding.published.grid import northern
+    from tessera_xr.embedding.published.mosaic import whole_offset
 
     boxes: list[GeoBox] = [northern(geobox_of(ds)) for ds in (own, theirs)]
     offset = whole_offset(boxes[0], boxes[1])

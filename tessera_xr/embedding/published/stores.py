@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
-from tessera_xr.embedding.guard import GuardedStore
-from tessera_xr.embedding.remote import Folder, Site
+from tessera_xr.embedding.published.guard import GuardedStore
+from tessera_xr.embedding.published.remote import Folder, Site
+from tessera_xr.embedding.published.shard_reading import READ_AT_ONCE, can_read, read_part
+from tessera_xr.embedding.published.store_checks import check_array, child, read_grid, read_years
 from tessera_xr.embedding.schema import COUNTS, EMBEDDINGS, SCALES
-from tessera_xr.embedding.shard_reading import READ_AT_ONCE, can_read, read_part
-from tessera_xr.embedding.store_checks import check_array, child, read_grid, read_years
 from tessera_xr.errors import StoreError
 
 if TYPE_CHECKING:

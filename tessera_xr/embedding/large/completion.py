@@ -11,10 +11,10 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from tessera_xr.embedding.areas import Undertaking
-from tessera_xr.embedding.journal import Workplace, read_history
-from tessera_xr.embedding.regions import AreaPlan, Region, pixel_disk
-from tessera_xr.embedding.shards import (
+from tessera_xr.embedding.large.areas import Undertaking
+from tessera_xr.embedding.large.journal import Workplace, read_history
+from tessera_xr.embedding.large.regions import AreaPlan, Region, pixel_disk
+from tessera_xr.embedding.large.shards import (
     PROGRESS,
     Sum,
     consolidate,
@@ -23,7 +23,7 @@ from tessera_xr.embedding.shards import (
     find_fault,
     finish_group,
 )
-from tessera_xr.embedding.workers import work_here, work_on
+from tessera_xr.embedding.large.workers import work_here, work_on
 from tessera_xr.errors import StoreError
 
 logger = logging.getLogger(__name__)

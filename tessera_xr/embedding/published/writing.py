@@ -18,9 +18,10 @@ from odc.geo.geobox import GeoBox
 
 from tessera_xr._version import __version__
 from tessera_xr._warn import warn
-from tessera_xr.embedding.agreement import years_of
+from tessera_xr.embedding.published.agreement import years_of
+from tessera_xr.embedding.published.releases import RELEASES
+from tessera_xr.embedding.published.shard_writing import INNER, LEVEL, ShardWriter, encode_scales, fill_of
 from tessera_xr.embedding.quantize import quantize
-from tessera_xr.embedding.releases import RELEASES
 from tessera_xr.embedding.schema import (
     COUNTS,
     EMBEDDINGS,
@@ -30,7 +31,6 @@ from tessera_xr.embedding.schema import (
     SCALES,
     check_embeddings,
 )
-from tessera_xr.embedding.shard_writing import INNER, LEVEL, ShardWriter, encode_scales, fill_of
 from tessera_xr.errors import GridError, SchemaError, StoreError, VersionMismatchError
 from tessera_xr.grid import crs_name, geobox_of
 
@@ -157,7 +157,7 @@ class Old:
 
 def utm_grid(emb: xr.Dataset) -> GeoBox:
     """Return the grid of embeddings in the northern UTM CRS; raise `GridError` if it is not in UTM, or not north up."""
-    from tessera_xr.embedding.published_grid import northern
+    from tessera_xr.embedding.published.grid import northern
 
     box: GeoBox = northern(geobox_of(emb))
     epsg, t = None if box.crs is None else box.crs.to_epsg(), box.transform
@@ -198,8 +198,8 @@ def _root_attrs(emb: xr.Dataset, version: str | None) -> dict[str, Any]:
 
 def _read_store(plan: Plan) -> Old | None:
     """Return what is at the path already; raise unless it can take what is to be written."""
-    from tessera_xr.embedding.remote import Folder
-    from tessera_xr.embedding.stores import open_root
+    from tessera_xr.embedding.published.remote import Folder
+    from tessera_xr.embedding.published.stores import open_root
 
     if not plan.path.exists() or (plan.path.is_dir() and not any(plan.path.iterdir())):
         return None

@@ -16,7 +16,7 @@ import numpy as np
 from zarr.abc.store import ByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 
-from tessera_xr.embedding.remote import Folder, Site, Span, TransientError, retry
+from tessera_xr.embedding.published.remote import Folder, Site, Span, TransientError, retry
 from tessera_xr.errors import StoreError
 
 MAX_METADATA = 64 << 20

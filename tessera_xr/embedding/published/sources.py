@@ -13,12 +13,12 @@ import numpy as np
 from odc.geo.geobox import GeoBox
 
 from tessera_xr._optional import require
-from tessera_xr.embedding.guard import GuardedStore
-from tessera_xr.embedding.releases import identify, resolve_release
-from tessera_xr.embedding.remote import Folder, Site, resolve_site
+from tessera_xr.embedding.published.guard import GuardedStore
+from tessera_xr.embedding.published.releases import identify, resolve_release
+from tessera_xr.embedding.published.remote import Folder, Site, resolve_site
+from tessera_xr.embedding.published.store_checks import check_array, make_grid, read_years
+from tessera_xr.embedding.published.stores import Piece, ZarrRoot, ZarrZone, each_zone, open_root
 from tessera_xr.embedding.schema import COUNTS, EMBEDDINGS, SCALES
-from tessera_xr.embedding.store_checks import check_array, make_grid, read_years
-from tessera_xr.embedding.stores import Piece, ZarrRoot, ZarrZone, each_zone, open_root
 from tessera_xr.errors import GridError, SchemaError, StoreError
 
 StoreLike: TypeAlias = Any  # a URL, a path, a list of GeoTIFFs, or a Zarr store
@@ -65,7 +65,7 @@ def open_source(
 
 
 def _open_url(location: str, version: str | None, allow_http: bool, landmasks: str | None) -> Source:
-    from tessera_xr.embedding.published_tiles import open_tiles
+    from tessera_xr.embedding.published.tiles import open_tiles
 
     site = resolve_site(location, allow_http)
     root = None if re.search(r"/npy(/|$)", site.url) else open_root(site)
@@ -76,7 +76,7 @@ def _open_url(location: str, version: str | None, allow_http: bool, landmasks: s
 
 
 def _open_path(path: Path, version: str | None, landmasks: str | None) -> Source:
-    from tessera_xr.embedding.published_tiles import open_tiles
+    from tessera_xr.embedding.published.tiles import open_tiles
 
     if path.suffix.lower() in (".tif", ".tiff"):
         return _open_files([path], version)
@@ -93,7 +93,7 @@ def _open_path(path: Path, version: str | None, landmasks: str | None) -> Source
 
 
 def _open_files(files: list[Path], version: str | None) -> Source:
-    from tessera_xr.embedding.published_files import open_geotiffs
+    from tessera_xr.embedding.published.files import open_geotiffs
 
     return open_geotiffs(files, version)
 

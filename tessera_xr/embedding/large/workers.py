@@ -19,8 +19,8 @@ from typing import Any, TypeAlias
 import xarray as xr
 
 from tessera_xr.embedding.embed import embed
-from tessera_xr.embedding.regions import Region
-from tessera_xr.embedding.shards import Sum, write_region
+from tessera_xr.embedding.large.regions import Region
+from tessera_xr.embedding.large.shards import Sum, write_region
 from tessera_xr.encoder.device import Precision, resolve_device, resolve_precision
 from tessera_xr.errors import DeviceError, StoreError, VersionMismatchError
 

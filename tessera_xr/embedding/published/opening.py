@@ -13,7 +13,7 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 
 from tessera_xr.area import resolve_area
-from tessera_xr.embedding.agreement import check_against
+from tessera_xr.embedding.published.agreement import check_against
 from tessera_xr.embedding.schema import (
     COUNTS,
     EMBEDDINGS,
@@ -30,8 +30,8 @@ from tessera_xr.sentinel.period import resolve_period
 if TYPE_CHECKING:
     from tessera_xr.area import AreaLike
     from tessera_xr.embedding.points import PointsLike
-    from tessera_xr.embedding.sources import Source, StoreLike
-    from tessera_xr.embedding.stores import Piece
+    from tessera_xr.embedding.published.sources import Source, StoreLike
+    from tessera_xr.embedding.published.stores import Piece
 
 __all__ = ["check_against", "open_published"]
 
@@ -108,10 +108,10 @@ def open_published(
     MissingExtraError
         If a package that the kind of store needs isn't installed.
     """
-    from tessera_xr.embedding.published_grid import describe_resampling, in_order, target_grid
-    from tessera_xr.embedding.published_points import as_points, read_points
-    from tessera_xr.embedding.releases import DEFAULT
-    from tessera_xr.embedding.sources import open_source
+    from tessera_xr.embedding.published.grid import describe_resampling, in_order, target_grid
+    from tessera_xr.embedding.published.points import as_points, read_points
+    from tessera_xr.embedding.published.releases import DEFAULT
+    from tessera_xr.embedding.published.sources import open_source
 
     wanted = _resolve_years(years)
     check_whole("chunks", chunks)
@@ -159,7 +159,7 @@ def _check_dims(dims: int | None, source: Source) -> None:
 def _open_pieces(
     source: Source, bounds: tuple[float, float, float, float], years: Sequence[int], dims: int | None
 ) -> list[Piece]:
-    from tessera_xr.embedding.sources import for_years, with_dims
+    from tessera_xr.embedding.published.sources import for_years, with_dims
 
     pieces = source.open_pieces(bounds, years, dims)
     with_dims(pieces, dims)
@@ -173,7 +173,7 @@ def _lazy(
     """Return the variables of a grid, as Dask arrays whose blocks are read when they are needed."""
     import dask.array as da
 
-    from tessera_xr.embedding.mosaic import RAW, decode_quality, decode_scales
+    from tessera_xr.embedding.published.mosaic import RAW, decode_quality, decode_scales
 
     sizes = ((1,) * len(years), *(_edges(*edge, chunks) for edge in _phases(pieces[0], box)))
     n_blocks = int(np.prod([len(s) for s in sizes]))
@@ -224,7 +224,7 @@ def _read_block(
     n_bands: int = 0,
 ) -> npt.NDArray[Any]:
     """Read a block of one year, (1, y, x[, band]); the indices along its dimensions say which."""
-    from tessera_xr.embedding import mosaic
+    from tessera_xr.embedding.published import mosaic
 
     part = box[int(y.flat[0]) : int(y.flat[-1]) + 1, int(x.flat[0]) : int(x.flat[-1]) + 1]
     year = years[int(t.flat[0])]
@@ -237,7 +237,7 @@ def _read_block(
 
 def _phases(piece: Piece, box: GeoBox) -> list[tuple[int, int, int]]:
     """Return for rows and columns: how many there are, where the first lies in the piece, and the piece's chunk."""
-    from tessera_xr.embedding.mosaic import whole_offset
+    from tessera_xr.embedding.published.mosaic import whole_offset
 
     offset = whole_offset(piece.box, box) or (0, 0)
     return [(n, o + getattr(piece, "first_row", 0) * (i == 0), c) for i, (n, o, c) in

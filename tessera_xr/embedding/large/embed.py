@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from tessera_xr.embedding.areas import measure, prepare
-from tessera_xr.embedding.completion import Completion, find_faults, free_bytes
-from tessera_xr.embedding.fingerprint import list_changes
-from tessera_xr.embedding.journal import Workplace, is_ours, read_history
-from tessera_xr.embedding.regions import AreaPlan, Plan, Region, check_memory, check_region
-from tessera_xr.embedding.workers import find_client, kind_of
+from tessera_xr.embedding.large.areas import measure, prepare
+from tessera_xr.embedding.large.completion import Completion, find_faults, free_bytes
+from tessera_xr.embedding.large.fingerprint import list_changes
+from tessera_xr.embedding.large.journal import Workplace, is_ours, read_history
+from tessera_xr.embedding.large.regions import AreaPlan, Plan, Region, check_memory, check_region
+from tessera_xr.embedding.large.workers import find_client, kind_of
 from tessera_xr.encoder.checkpoints import PathLike
 from tessera_xr.encoder.device import Precision
 from tessera_xr.errors import SchemaError, StoreError

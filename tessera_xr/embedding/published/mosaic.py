@@ -11,8 +11,8 @@ import numpy.typing as npt
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
+from tessera_xr.embedding.published.stores import Piece
 from tessera_xr.embedding.schema import QUALITY_FLAGS
-from tessera_xr.embedding.stores import Piece
 from tessera_xr.errors import StoreError
 
 NOWHERE = np.iinfo(np.uint16).max

@@ -10,9 +10,9 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 
 from tessera_xr.area import resolve_area, utm_geobox, utm_zone
-from tessera_xr.embedding.mosaic import whole_offset
-from tessera_xr.embedding.store_checks import FALSE_NORTHING
-from tessera_xr.embedding.stores import Piece
+from tessera_xr.embedding.published.mosaic import whole_offset
+from tessera_xr.embedding.published.store_checks import FALSE_NORTHING
+from tessera_xr.embedding.published.stores import Piece
 from tessera_xr.errors import GridError
 from tessera_xr.grid import bounds_lonlat, geobox_of
 

@@ -1,0 +1,1 @@
+"""Areas larger than memory, region by region into a store, resumable."""
