@@ -40,7 +40,9 @@ class Driver:
     def click_map(self, x: float, y: float) -> None:
         """Click the map at a share of its width and height."""
         box = self.page.locator(".tessera-explorer .leaflet-container").first.bounding_box()
-        self.page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
+        place = (box["x"] + x * box["width"], box["y"] + y * box["height"])
+        self.page.mouse.move(*place, steps=4)  # as a hand does: tools follow the pointer
+        self.page.mouse.click(*place)
 
     def button(self, name: str) -> Any:
         words = re.compile(rf"^\s*{re.escape(name)}\s*$")
@@ -60,9 +62,14 @@ class Driver:
         )
 
     def await_text(self, text: str) -> None:
-        self.page.wait_for_function(
-            "text => document.querySelector('.tessera-explorer').innerText.includes(text)", arg=text
-        )
+        try:
+            self.page.wait_for_function(
+                "text => document.querySelector('.tessera-explorer').innerText.includes(text)", arg=text, timeout=60_000
+            )
+        except Exception as error:
+            self.shoot("failed")
+            seen = self.page.locator(".tessera-explorer").inner_text()
+            raise AssertionError(f"{text!r} never came; there is:\n{seen}") from error
 
     def ask_kernel(self, code: str, file: str) -> dict[str, Any]:
         """Run code in the notebook's kernel, which writes a JSON file, and read that."""
@@ -158,9 +165,9 @@ def inspect_and_label(drive: Driver, size: str) -> None:
         drive.page.keyboard.press(key)  # choose the class
         chosen = "document.querySelectorAll('.tessera-explorer .mod-active')[1].textContent.startsWith(KEY)"
         drive.page.wait_for_function(chosen.replace("KEY", repr(key)))
-        for share in shares:
+        for n, share in enumerate(shares, start=1):
             drive.click_map(*share)
-        drive.await_text(f"{'burnt' if key == '1' else 'forest'}: 3 labels")
+            drive.await_text(f"{'burnt' if key == '1' else 'forest'}: {n} label")
     drive.page.wait_for_function("document.querySelectorAll('.leaflet-overlay-pane path').length == 6")
     draw_polygon(drive)
     drive.await_text("forest: 4 labels")
@@ -176,6 +183,7 @@ def draw_polygon(drive: Driver) -> None:
     drive.page.locator(".leaflet-draw-draw-polygon").first.click()
     corners = [(0.38, 0.2), (0.44, 0.2), (0.44, 0.28)]
     for corner in [*corners, corners[0]]:
+        drive.page.wait_for_timeout(200)
         drive.click_map(*corner)
 
 

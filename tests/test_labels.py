@@ -643,6 +643,7 @@ def test_a_whole_set_is_added_as_one_edit():
     before = here.to_geojson()
     ids = here.extend(there)
     assert ids == ["L2", "L3"]
+    assert [label.id for label in here] == ["L1", "L2", "L3"]
     assert [here[i].value for i in ids] == ["forest", "water"]
     assert here.classes["forest"] == "#123456"
     assert (here["L2"].quality, here["L2"].source) == (0.5, "walk")

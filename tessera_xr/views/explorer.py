@@ -68,8 +68,8 @@ class Explorer(widgets.VBox):
         self.keyboard = Keys(listened=["a", "p", "n", "i", "l", "z", "y", "Escape", *map(str, range(1, 10))])
         self.keyboard.on_msg(lambda _, content, __: self.wiring.run(self.press, str(content.get("key", ""))))
         top = row(self.modes, self.undo_button, self.redo_button)
-        self.view.layout.width, self.view.layout.flex = "60%", "1 1 480px"
-        self.tabs.layout.width, self.tabs.layout.flex = "380px", "1 1 340px"
+        self.view.layout.width, self.view.layout.flex = "auto", "3 1 400px"
+        self.tabs.layout.width, self.tabs.layout.flex = "auto", "2 1 330px"
         body = widgets.HBox([self.view, self.tabs], layout=widgets.Layout(flex_flow="row wrap", align_items="stretch"))
         self.below = widgets.VBox()
         super().__init__([top, body, self.below, self.wiring.status, self.keyboard])

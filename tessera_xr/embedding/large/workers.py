@@ -26,6 +26,8 @@ from tessera_xr.errors import DeviceError, StoreError, VersionMismatchError
 
 ATTEMPTS = 3
 """How often a region is handed out anew after a worker was lost."""
+WORTH_FREEING = 8 << 20
+"""Bytes of a region above which its memory is freed at once; looking for cycles takes half a second."""
 ROOM = threading.BoundedSemaphore(2)
 """Regions that a process holds at a time: one is read while another is computed, whatever its number of threads."""
 COMPUTE = threading.Lock()
@@ -92,9 +94,10 @@ def work_here(jobs: Iterator[Job], done: Done) -> None:
             (region, _, task), held = following, ahead.result()
             following = next(jobs, None)
             ahead = following and reader.submit(_read, following[1])
+            size = held.nbytes
             done(region, embed_region(held, region, task))
             del held
-            gc.collect()  # a Dataset whose accessor was used is a cycle, which would keep the region
+            _let_go(size)
     finally:
         reader.shutdown(wait=False, cancel_futures=True)
 
@@ -163,13 +166,19 @@ def _packed(cube: xr.Dataset, client: Any) -> Any:
     return cloudpickle.dumps(optimize(cube)[0])
 
 
+def _let_go(size: int) -> None:
+    """Free a region: a Dataset whose accessor was used is a cycle, which would keep it. Small ones aren't worth it."""
+    if size > WORTH_FREEING:
+        gc.collect()
+
+
 def _embed_on_worker(packed: bytes | xr.Dataset, region: Region, task: Task) -> list[Sum]:
     from distributed import get_worker
 
     threads = get_worker().state.nthreads
     with ROOM:
-        gc.collect()  # regions before this one, as above
         cube = pickle.loads(packed) if isinstance(packed, bytes) else packed  # noqa: S301 - from our own client
+        _let_go(cube.nbytes)  # what the one before, of about this size, left
         cube = cube.compute(scheduler="threads", num_workers=threads)
         with COMPUTE:
             _use_threads(threads)
