@@ -149,7 +149,7 @@ def utm_zone(longitude: float) -> int:
     return int(np.clip(np.floor((longitude + 180) / 6) + 1, 1, 60))
 
 
-def utm_geobox(area: AreaLike, resolution: float = 10.0, zone: int | None = None) -> GeoBox:
+def utm_geobox(area: AreaLike, resolution: Any = 10.0, zone: int | None = None) -> GeoBox:
     """Return the smallest UTM grid over an area whose edges are multiples of the resolution.
 
     The CRS is the northern one in the south too (EPSG:326NN, negative northings): the grid of published embeddings,
@@ -177,7 +177,8 @@ def utm_geobox(area: AreaLike, resolution: float = 10.0, zone: int | None = None
     west, south, east, north = geometry.bounds
     if south < UTM_SOUTH or north > UTM_NORTH:
         raise GridError(f"the area reaches from {south:g} to {north:g} degrees north; UTM covers -80 to 84")
-    if not (np.isfinite(resolution) and resolution > 0):
+    is_number = isinstance(resolution, (int, float, np.number)) and not isinstance(resolution, bool)
+    if not is_number or not 0 < resolution < np.inf:
         raise GridError(f"resolution must be a positive number of metres, not {resolution!r}")
     zone = utm_zone((west + east) / 2) if zone is None else zone
     if zone not in range(1, 61):

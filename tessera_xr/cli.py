@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (TesseraError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(f"Error: {str(error).replace('overwrite=True', '--overwrite')}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("Interrupted; nothing half-written looks whole.", file=sys.stderr)

@@ -22,6 +22,8 @@ PACKAGE = "tessera-xr"
 EXTRAS = {
     "stac": "cubes from STAC catalogues: load_cube",
     "published": "published embeddings over the network: open_published",
+    "icechunk": "published embeddings in Icechunk stores: open_published",
+    "dask": "regions on a cluster: embed_to_zarr with a dask.distributed client",
     "parquet": "GeoParquet files: to_geoparquet",
     "search": "approximate search in large indexes: SearchIndex",
     "segments": "superpixels: segment",

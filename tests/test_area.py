@@ -109,6 +109,7 @@ def test_grids_out_of_range_are_refused():
     for call, message in [
         (lambda: utm_geobox((10, 85, 11, 86)), "UTM covers"),
         (lambda: utm_geobox(BBOX, 0), "resolution"),
+        (lambda: utm_geobox(BBOX, "10m"), "resolution"),
         (lambda: utm_geobox(BBOX, zone=61), "zone"),
     ]:
         with pytest.raises(GridError, match=message):

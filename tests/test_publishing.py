@@ -146,6 +146,24 @@ def test_computed_embeddings_make_the_journey(make_cube, weights, tmp_path):
     assert check_against(own, back).attrs["median_cosine"] == pytest.approx(1)
     with pytest.raises(VersionMismatchError, match="leave out version="):
         open_published(own, 2019, store=path, version="v1.1")
+    assert back.attrs["weights_licence"] == own.attrs["weights_licence"]
+    mine = own.assign_attrs(weights_licence="MIT", model_official="no")
+    attrs = open_published(own, [2019], store=to_published(mine, tmp_path / "mit")).attrs
+    assert attrs["weights_licence"] == "MIT"
+    assert not {"licence", "attribution"} & set(attrs)
+
+
+def test_published_embeddings_keep_their_name(emb, tmp_path):
+    for version in ("v9", "v2-2B-L~beta1", "v1"):
+        with pytest.raises(VersionMismatchError, match="leave out version="):
+            to_published(emb, tmp_path / "named", version=version)
+    assert not (tmp_path / "named").exists()
+
+
+def test_a_zone_on_the_other_side_of_the_earth_is_refused(emb, tmp_path):
+    path = to_published(emb, tmp_path / "mine")
+    with pytest.raises(GridError, match="far from zone=31"):
+        open_published(emb, 2018, store=path, zone=31)
 
 
 def test_the_south_is_written_on_the_northern_grid(emb, tmp_path):

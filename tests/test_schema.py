@@ -256,3 +256,14 @@ def test_points_that_cannot_be_read(make_emb):
         emb.tessera.sample(gpd.GeoSeries([Point(3, 50), None], crs=4326))
     with pytest.raises(SchemaError, match=r"no CRS; set it with .set_crs"):
         emb.tessera.sample(gpd.GeoSeries([Point(3, 50)]))
+
+
+def test_codes_that_became_numbers_are_refused():
+    """As where() makes them: without a word they would be taken for embeddings."""
+    emb = tutorial.embeddings().sel(time=2022)
+    masked = emb.where(emb.x > emb.x.mean())
+    with pytest.raises(SchemaError, match="codes that became numbers"):
+        check_embeddings(masked)
+    with pytest.raises(SchemaError, match="codes that became numbers"):
+        masked.tessera.quantize()
+    check_embeddings(emb.assign(scales=emb.scales.where(emb.x > emb.x.mean())))

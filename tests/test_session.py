@@ -435,6 +435,10 @@ def test_lazy_embeddings_are_loaded_unless_too_large(emb, monkeypatch):
         Session(emb.chunk(y=8))
     with pytest.raises(SchemaError):
         Session(xr.Dataset())
+    with pytest.raises(SchemaError, match="none of these embeddings has data"):
+        Session(emb.assign(scales=emb["scales"] * np.float32(np.nan)))
+    with pytest.raises(SchemaError, match="labels are a LabelSet, not list"):
+        Session(emb, labels=[1])
 
 
 def test_files_that_are_no_session(session, emb, tmp_path):
@@ -448,6 +452,8 @@ def test_files_that_are_no_session(session, emb, tmp_path):
             open_session(path, emb)
     with pytest.raises(SchemaError, match="no file"):
         open_session(tmp_path / "none.json", emb)
+    with pytest.raises(SchemaError, match="path of a file first"):
+        open_session(emb, path)
     other = emb.assign_attrs(model="v2-small")
     path.write_text(json.dumps(whole))
     with pytest.raises(VersionMismatchError, match="whose model is"):

@@ -94,6 +94,12 @@ def check_embeddings(ds: object) -> None:
         raise SchemaError(f"`embeddings` must be float32 or int8, not {embeddings.dtype}")
     if embeddings.dtype == np.int8 and SCALES not in ds:
         raise SchemaError("int8 `embeddings` need `scales` ([time,] y, x) beside them")
+    if embeddings.dtype != np.int8 and SCALES in ds:
+        raise SchemaError(
+            f"`embeddings` are {embeddings.dtype} but have `scales` beside them: int8 codes that became numbers, as "
+            "where() and arithmetic make them. Do that with emb.tessera.dequantize(), or mask the scales alone: "
+            "emb.assign(scales=emb.scales.where(mask))"
+        )
 
 
 def check_whole(name: str, value: object) -> None:

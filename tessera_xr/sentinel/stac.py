@@ -250,6 +250,11 @@ def _grid(area: AreaLike | None, like: Any, resolution: float) -> tuple[GeoBox, 
             raise GridError("neither area nor like was given; say where, for example (3.0, 51.0, 3.05, 51.03)")
         grid = utm_geobox(area, resolution)
     else:
+        if not isinstance(like, (GeoBox, xr.Dataset, xr.DataArray)):
+            raise GridError(
+                f"like is a GeoBox or an opened raster (Dataset, DataArray), not {type(like).__name__}; open it first, "
+                "as xarray.open_dataset(path, engine='rasterio') or odc.geo do"
+            )
         grid = like if isinstance(like, GeoBox) else geobox_of(like)
     place = resolve_area(grid)
     west, _, east, _ = place.bounds

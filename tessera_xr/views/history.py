@@ -25,6 +25,10 @@ class History:
     """
 
     def __init__(self, labels: LabelSet) -> None:
+        if not isinstance(labels, LabelSet):
+            raise SchemaError(
+                f"labels are a LabelSet, not {type(labels).__name__}; LabelSet.from_geodataframe makes one"
+            )
         self.labels, self.query = labels, Query()
         self._done: list[Step] = [None] * len(labels.history)
         self._undone: list[Step] = []

@@ -71,6 +71,8 @@ class Session:
         if emb[EMBEDDINGS].chunks is not None:
             emb = _loaded(emb)
         self.answers = Answers(emb, cube)
+        if not any(self.answers.has_data(time).any() for time in self.times):
+            raise SchemaError("none of these embeddings has data; choose another area or another time")
         self.history = History(LabelSet() if labels is None else labels)
         self.head: Head | None = None
         self.validation: Validation | None = None

@@ -66,7 +66,7 @@ def open_session(path: str | os.PathLike[str], emb: xr.Dataset, cube: xr.Dataset
     Returns
     -------
     Session
-        As it was saved; undo begins anew.
+        As it was saved, but for the head, which `fit` teaches again from the labels; undo begins anew.
 
     Raises
     ------
@@ -77,6 +77,10 @@ def open_session(path: str | os.PathLike[str], emb: xr.Dataset, cube: xr.Dataset
     GridError
         If it is of another place.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise SchemaError(
+            f"open_session takes the path of a file first, then the embeddings; not {type(path).__name__}"
+        )
     state = _read(Path(path))
     session = Session(emb, cube)
     _check_same(session, state["embeddings"], path)
@@ -137,7 +141,9 @@ def _check_same(session: Session, was: dict[str, Any], path: Any) -> None:
             "open it over those that it was made with"
         )
     if was.get("grid") != _grid(session):
-        raise GridError(f"{path} is of another grid ({was.get('grid')}) than these embeddings ({_grid(session)})")
+        raise GridError(
+            f"{path} is of another grid, {_told(was.get('grid'))}, than these embeddings, {_told(_grid(session))}"
+        )
     if was.get("times") != session.times:
         raise SchemaError(f"{path} is of the times {was.get('times')}; these embeddings have {session.times}")
 
@@ -145,3 +151,13 @@ def _check_same(session: Session, was: dict[str, Any], path: Any) -> None:
 def _grid(session: Session) -> dict[str, Any]:
     box = session.box
     return {"crs": str(box.crs), "transform": [float(v) for v in box.transform[:6]], "shape": list(box.shape)}
+
+
+def _told(grid: Any) -> str:
+    """Return a grid in a few words."""
+    try:
+        (height, width), (step, _, left, _, _, top) = grid["shape"], grid["transform"]
+        told = f"{height} x {width} pixels of {step:g} from ({left:.6f}, {top:.6f})"
+    except (KeyError, TypeError, ValueError):
+        return "one that can't be read"
+    return told

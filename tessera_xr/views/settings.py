@@ -73,6 +73,7 @@ def checked_settings(changes: Mapping[str, Any], times: Sequence[str], classes: 
     allowed: dict[str, Sequence[Any]] = {"time": times, "before": times, "mode": MODES, "current": [None, *classes]}
     numbers = {"threshold": (-1.0, 1.0), "zoom": (0.0, 30.0), "n_clusters": (2, 254)}
     known = [f.name for f in fields(Settings)]
+    changes = {name: str(v) if name in ("time", "before") else v for name, v in changes.items()}
     for name, value in changes.items():
         if name not in known:
             raise SchemaError(f"there is no setting {name!r}; there are {', '.join(known)}")

@@ -163,7 +163,11 @@ def read_history(path: Path) -> tuple[dict[str, Any], dict[int, list[Sum]]]:
         work = path.with_name(path.name + SUFFIX)
         if work.is_dir() and not path.exists():
             raise StoreError(f"{path} isn't finished: {_count(work)}; call embed_to_zarr again as before") from None
-        raise StoreError(f"{path} is no store that embed_to_zarr has finished ({type(error).__name__})") from error
+        if not path.exists():
+            raise StoreError(f"there is nothing at {path}; give the path of a store that embed_to_zarr made") from None
+        raise StoreError(
+            f"{path} is no store that embed_to_zarr has finished; open others with xarray.open_zarr or open_published"
+        ) from error
     return run, {i: [(int(size), int(crc)) for size, crc in files] for i, files in enumerate(sums)}
 
 

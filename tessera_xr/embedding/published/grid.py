@@ -26,7 +26,10 @@ def target_grid(area: AreaLike, pieces: Sequence[Piece], zone: int | None) -> Ge
     if zone is None and isinstance(own, GeoBox) and any(whole_offset(p.box, own) is not None for p in pieces):
         return own
     west, _, east, _ = resolve_area(area).bounds
-    zone = utm_zone((west + east) / 2) if zone is None else zone
+    middle = utm_zone((west + east) / 2)
+    zone = middle if zone is None else zone
+    if zone in range(1, 61) and (zone - middle) % 60 not in (0, 1, 59):
+        raise GridError(f"the area lies in UTM zone {middle}, far from zone={zone}; leave out zone=")
     box = utm_geobox(area, 10.0, zone)
     here = [p for p in pieces if p.box.crs == box.crs]
     if here and whole_offset(here[0].box, box) is None:

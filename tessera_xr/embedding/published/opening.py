@@ -40,6 +40,12 @@ CUTTABLE = ("v2",)
 """Families whose embeddings may be cut."""
 MAX_BLOCKS = 1_000_000
 
+RELEASED = {
+    "licence": "CC0-1.0",
+    "attribution": "TESSERA (arXiv:2506.20380); contains modified Copernicus Sentinel data",
+}
+"""Terms of the embeddings that TESSERA's authors and dClimate publish."""
+
 
 def open_published(
     area: AreaLike | PointsLike,
@@ -275,11 +281,11 @@ def _at_points(variables: dict[str, xr.DataArray], attrs: dict[str, Any]) -> xr.
 
 def _attributes(source: Source, years: Sequence[int], asked: int | Sequence[int]) -> dict[str, Any]:
     one = isinstance(asked, (int, np.integer))
+    licence = source.identity.get("weights_licence", RELEASED["licence"])
     return {
         **source.identity,
-        "weights_licence": "CC0-1.0",
+        "weights_licence": licence,
         **({"period": str(resolve_period(years[0]))} if one else {}),
         "source": f"published embeddings, {source.name}",
-        "licence": "CC0-1.0",
-        "attribution": "TESSERA (arXiv:2506.20380); contains modified Copernicus Sentinel data",
+        **(RELEASED if licence == RELEASED["licence"] else {}),  # one's own have terms of their own
     }

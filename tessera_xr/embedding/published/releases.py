@@ -86,7 +86,11 @@ def identify(location: str, attrs: Mapping[str, Any], version: str | None) -> di
     VersionMismatchError
         If `version` and the store contradict each other.
     """
-    own = {k: v for k in (*IDENTITY, OFFICIAL) if isinstance(v := attrs.get(f"tessera_xr:{k}"), str) and len(v) < 300}
+    own = {
+        k: v
+        for k in (*IDENTITY, OFFICIAL, "weights_licence")
+        if isinstance(v := attrs.get(f"tessera_xr:{k}"), str) and len(v) < 300
+    }
     if "model" in own:
         known = ALIASES.get(str(version), version)
         if version is not None and known not in (own["model"], own.get("model_family")):

@@ -19,7 +19,7 @@ from odc.geo.geobox import GeoBox
 from tessera_xr._version import __version__
 from tessera_xr._warn import warn
 from tessera_xr.embedding.published.agreement import years_of
-from tessera_xr.embedding.published.releases import RELEASES
+from tessera_xr.embedding.published.releases import ALIASES, RELEASES, Release
 from tessera_xr.embedding.published.shard_writing import INNER, LEVEL, ShardWriter, encode_scales, fill_of
 from tessera_xr.embedding.quantize import quantize
 from tessera_xr.embedding.schema import (
@@ -171,8 +171,8 @@ def utm_grid(emb: xr.Dataset) -> GeoBox:
 
 def _root_attrs(emb: xr.Dataset, version: str | None) -> dict[str, Any]:
     model = str(emb.attrs.get("model", "unknown"))
-    name = version or model
-    published = RELEASES.get(name)
+    published = RELEASES.get(model) if version is None else _named_release(emb, model, version)
+    name = published.name if published else version or model
     own = {f"tessera_xr:{k}": str(emb.attrs[k]) for k in (*IDENTITY, OFFICIAL, "weights_licence") if k in emb.attrs}
     return {
         "zarr_conventions": _CONVENTIONS,
@@ -194,6 +194,14 @@ def _root_attrs(emb: xr.Dataset, version: str | None) -> dict[str, Any]:
         **own,
         "tessera_xr:source": str(emb.attrs.get("source", "unknown")),
     }
+
+
+def _named_release(emb: xr.Dataset, model: str, version: str) -> Release | None:
+    """Return the release that a version names; None for a name of one's own, which only one's own model may have."""
+    release, family = RELEASES.get(ALIASES.get(version, version)), emb.attrs.get("model_family")
+    if (release is None and model in RELEASES) or (release and family not in (None, release.family)):
+        raise VersionMismatchError(f"these are embeddings of {model!r}, not of version={version!r}; leave out version=")
+    return release
 
 
 def _read_store(plan: Plan) -> Old | None:
