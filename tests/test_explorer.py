@@ -359,3 +359,20 @@ def test_controls_say_what_they_are(explorer):
             named = widget.description or getattr(widget, "tooltip", "") or getattr(widget, "placeholder", "")
             assert named or widget in explorer.paths.values(), widget
     assert len(explorer.modes.tooltips) == len(explorer.modes.options)
+
+
+def test_labels_of_another_crs_land_where_they_are(explorer, tmp_path, monkeypatch):
+    import geopandas as gpd
+    import shapely
+
+    monkeypatch.chdir(tmp_path)
+    session = explorer.session
+    x, y = session.box.transform * (7.5, 12.5)
+    utm = gpd.GeoDataFrame({"class": ["a"]}, geometry=[shapely.Point(x, y)], crs=session.box.crs.to_epsg())
+    utm.to_file("labels.geojson", driver="GeoJSON")  # with its CRS in the old way, as GDAL writes it
+    explorer.labeller.file.value = "labels.geojson"
+    explorer.labeller.load()
+    label = next(iter(session.labels))
+    place = gpd.GeoSeries([label.geometry], crs=session.labels.crs).to_crs(4326)[0]
+    assert session.pixel_at(place.x, place.y) == (12, 7)
+    assert session.errors == []

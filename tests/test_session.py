@@ -430,7 +430,7 @@ def test_a_year_without_data(emb):
 
 def test_lazy_embeddings_are_loaded_unless_too_large(emb, monkeypatch):
     assert Session(emb.chunk(y=8)).emb["embeddings"].chunks is None
-    monkeypatch.setattr("tessera_xr.views.session.MOST_BYTES", 1000)
+    monkeypatch.setattr("tessera_xr.views.answers.MOST_BYTES", 1000)
     with pytest.raises(SchemaError, match="choose a part"):
         Session(emb.chunk(y=8))
     with pytest.raises(SchemaError):

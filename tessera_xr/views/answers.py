@@ -22,6 +22,7 @@ from tessera_xr.analysis.similarity import Combine, similarity
 from tessera_xr.embedding.schema import EMBEDDINGS, SCALES, has_data
 from tessera_xr.errors import SchemaError
 from tessera_xr.grid import geobox_of
+from tessera_xr.learning.labels import LabelSet
 from tessera_xr.views.pictures import Scale
 from tessera_xr.views.render import FALSE_COLOUR, TRUE_COLOUR, composite
 
@@ -30,6 +31,8 @@ Pixel: TypeAlias = tuple[int, int]
 """(row, column)."""
 KEPT = 24
 """Answers to keep: each is a map or less."""
+MOST_BYTES = 4 << 30
+"""Of embeddings that an explorer holds."""
 COMPONENTS = 6
 """Principal components to choose colours from."""
 
@@ -163,8 +166,27 @@ class Answers:
         fitted = self.novelty_model(time, pixels)
         return self.once(("novelty", time, pixels), lambda: fitted.transform(self.at(time))["percentile"])
 
+    def labelled(self, time: str, labels: LabelSet, key: Hashable) -> tuple[Pixel, ...]:
+        """Return the labelled pixels that have data, without doubles; `key` changes when the labels do."""
+
+        def found() -> tuple[Pixel, ...]:
+            sample = labels.sample(self.at(time), min_pixels=0)
+            return tuple(dict.fromkeys(zip(sample.rows.tolist(), sample.columns.tolist(), strict=True)))
+
+        return self.once(("labelled", time, key), found)
+
     def change(self, before: str, after: str) -> xr.DataArray:
         """Return the cosine distance between two times."""
         if before == after or len(self.times) < 2:
             raise SchemaError(f"change needs two different times of {', '.join(self.times) or 'these embeddings'}")
         return self.once(("change", before, after), lambda: change(self.emb, before, after))
+
+
+def loaded(emb: xr.Dataset) -> xr.Dataset:
+    """Return lazy embeddings in memory, unless they are too large."""
+    if emb[EMBEDDINGS].nbytes > MOST_BYTES:
+        raise SchemaError(
+            f"these embeddings take {emb[EMBEDDINGS].nbytes / 1e9:.1f} GB, more than an explorer holds "
+            f"({MOST_BYTES / 1e9:.0f} GB): choose a part, emb.isel(y=slice(...), x=slice(...)), a year, or int8"
+        )
+    return emb.compute()

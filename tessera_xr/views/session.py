@@ -21,7 +21,7 @@ from tessera_xr.learning.heads import fit_head
 from tessera_xr.learning.labels import LabelSet
 from tessera_xr.learning.prediction import predict
 from tessera_xr.sentinel.cube import check_cube
-from tessera_xr.views.answers import Answers, Pixel, Query
+from tessera_xr.views.answers import Answers, Pixel, Query, loaded
 from tessera_xr.views.history import History
 from tessera_xr.views.inspection import Inspection, inspect_pixel
 from tessera_xr.views.labelling import balance_warning, class_counts, drawn_labels
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from tessera_xr.learning.heads import Head
     from tessera_xr.learning.validation import Validation
 
-MOST_BYTES = 4 << 30
 PROMOTED = 50
 """Points that a cluster or a similar region gives when it becomes labels."""
 
@@ -69,7 +68,7 @@ class Session:
         if cube is not None:
             check_cube(cube)
         if emb[EMBEDDINGS].chunks is not None:
-            emb = _loaded(emb)
+            emb = loaded(emb)
         self.answers = Answers(emb, cube)
         if not any(self.answers.has_data(time).any() for time in self.times):
             raise SchemaError("none of these embeddings has data; choose another area or another time")
@@ -288,14 +287,7 @@ class Session:
 
     def labelled_pixels(self) -> tuple[Pixel, ...]:
         """Return the labelled pixels that have data, without doubles; none if there are fewer than three."""
-        if not len(self.labels):
-            return ()
-
-        def found() -> tuple[Pixel, ...]:
-            sample = self.labels.sample(self.answers.at(self.settings.time), min_pixels=0)
-            return tuple(dict.fromkeys(zip(sample.rows.tolist(), sample.columns.tolist(), strict=True)))
-
-        pixels = self.answers.once(("labelled", self.settings.time, self._labels_key()), found)
+        pixels = self.answers.labelled(self.settings.time, self.labels, self._labels_key()) if len(self.labels) else ()
         return pixels if len(pixels) >= 3 else ()
 
     def _labels_key(self) -> Any:
@@ -356,12 +348,3 @@ class Session:
         from tessera_xr.export import to_geotiff
 
         return to_geotiff(self.prediction() if layer == "classes" else self.array(layer), path)
-
-
-def _loaded(emb: xr.Dataset) -> xr.Dataset:
-    if emb[EMBEDDINGS].nbytes > MOST_BYTES:
-        raise SchemaError(
-            f"these embeddings take {emb[EMBEDDINGS].nbytes / 1e9:.1f} GB, more than an explorer holds "
-            f"({MOST_BYTES / 1e9:.0f} GB): choose a part, emb.isel(y=slice(...), x=slice(...)), a year, or int8"
-        )
-    return emb.compute()
