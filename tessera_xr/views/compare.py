@@ -9,7 +9,7 @@ import ipywidgets as widgets
 
 from tessera_xr.grid import geobox_of
 from tessera_xr.views.controls import choice, row
-from tessera_xr.views.map_view import Drawn
+from tessera_xr.views.map_view import Drawn, fitting_zoom
 from tessera_xr.views.overlay import make_warp
 from tessera_xr.views.session import Session
 from tessera_xr.views.settings import LAYERS, OF_CUBE
@@ -67,11 +67,12 @@ class Compare(widgets.VBox):
         self.stage.children = self.maps
 
     def _map(self) -> leaflet.Map:
-        (south, west), (north, east) = make_warp(self.session.box, most_pixels=64).corners
+        bounds = make_warp(self.session.box, most_pixels=64).bounds
+        centre = ((bounds[1] + bounds[3]) / 2, (bounds[0] + bounds[2]) / 2)
         settings = self.session.settings
         # each side has a pane of its own: in a shared one the left picture would vanish
         made = leaflet.Map(
-            center=settings.centre or ((south + north) / 2, (west + east) / 2), zoom=settings.zoom or 12, layers=(),
+            center=settings.centre or centre, zoom=settings.zoom or fitting_zoom(bounds) - 0.5, layers=(),
             panes={side: {"zIndex": 210 + i} for i, side in enumerate(SIDES)}, scroll_wheel_zoom=True,
             interpolation="nearest", zoom_snap=0.5, max_zoom=22,
         )  # fmt: skip

@@ -223,7 +223,7 @@ def _make_map(session: Session) -> leaflet.Map:
     warp = make_warp(session.box, most_pixels=64)
     (south, west), (north, east) = warp.corners
     centre = session.settings.centre or ((south + north) / 2, (west + east) / 2)
-    zoom = session.settings.zoom or _fitting_zoom(warp.bounds)
+    zoom = session.settings.zoom or fitting_zoom(warp.bounds)
     # above tiles (200) and below labels and tools (400), each in a pane of its own, which keeps their order
     panes = {name: {"zIndex": 210 + 10 * i} for i, name in enumerate(LAYERS)}
     made = leaflet.Map(
@@ -234,7 +234,7 @@ def _make_map(session: Session) -> leaflet.Map:
     return made
 
 
-def _fitting_zoom(bounds: Bounds) -> float:
+def fitting_zoom(bounds: Bounds) -> float:
     """Return the zoom at which an area fills the map."""
     import numpy as np
 
