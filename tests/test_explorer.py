@@ -105,6 +105,17 @@ def test_examples_and_counterexamples_by_keys(explorer):
     assert explorer.session.errors == []
 
 
+def test_a_counterexample_may_come_first(explorer):
+    press(explorer, "n")
+    click_pixel(explorer, 8, 21)
+    assert explorer.session.errors == []
+    assert [m.title for m in explorer.view.marks.layers] == ["counter-example"]
+    assert not explorer.undo_button.disabled
+    press(explorer, "p")
+    click_pixel(explorer, 3, 4)
+    assert "similarity" in explorer.view.overlays
+
+
 def test_the_threshold_hides_what_is_below_and_says_how_much_is_left(explorer):
     click_pixel(explorer, 3, 4)
     before = shown(explorer, "similarity")

@@ -49,6 +49,9 @@ class Asking:
     def _show(self) -> None:
         self.session.show("similarity")
         self.view.places = []
+        if not self.session.query.positives:  # counter-examples alone say nothing yet
+            self.wiring.tell("query")
+            return
         self.wiring.later("similarity", lambda: self.session.picture("similarity"), self._shown)
 
     def _shown(self, _: object) -> None:

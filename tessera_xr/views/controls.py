@@ -48,14 +48,3 @@ def panel(*children: widgets.Widget) -> widgets.VBox:
     made = widgets.VBox(list(children), layout=widgets.Layout(padding="4px", width="100%"))
     made.add_class("tessera-panel")
     return made
-
-
-def quietly(widget: widgets.Widget, **values: Any) -> None:
-    """Set traits without telling the observers of `value`, as nobody but the session changed them."""
-    notifiers = dict(widget._trait_notifiers.get("value", {}))
-    widget._trait_notifiers["value"] = {}
-    try:
-        for name, value in values.items():
-            setattr(widget, name, value)
-    finally:
-        widget._trait_notifiers["value"] = notifiers

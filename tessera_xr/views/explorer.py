@@ -91,13 +91,12 @@ class Explorer(widgets.VBox):
         return tabs
 
     def _compare_panel(self) -> widgets.VBox:
-        self._compare_box = panel(
+        return panel(
             widgets.HTML(
                 "Two layers, or two times, by swipe or on two maps that move together. They open below the map."
             ),
             button("Compare", self.wiring.guard(self.toggle_compare)),
         )
-        return self._compare_box
 
     def _files_panel(self) -> widgets.VBox:
         guard = self.wiring.guard

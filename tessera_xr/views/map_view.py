@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -75,7 +74,6 @@ class MapView(widgets.VBox):
         self.map = _make_map(self.session)
         self.overlays: dict[str, leaflet.ImageOverlay] = {}
         self._drawn: dict[str, Drawn] = {}
-        self._lock = threading.RLock()
         self._window: Bounds | None = None
         self.marks = leaflet.LayerGroup(name="examples and places")
         self.label_layer = leaflet.GeoJSON(data={"type": "FeatureCollection", "features": []}, name="labels")
@@ -109,13 +107,12 @@ class MapView(widgets.VBox):
 
     def refresh(self) -> None:
         """Bring every layer up to date; only what changed is drawn anew."""
-        with self._lock:  # slow work ends in other threads than clicks
-            for name, layer in self.session.settings.layers.items():
-                if layer.visible:
-                    self.wiring.run(self._draw, name)
-                elif name in self.overlays:
-                    self._hide(name)
-            self._describe()
+        for name, layer in self.session.settings.layers.items():
+            if layer.visible:
+                self.wiring.run(self._draw, name)
+            elif name in self.overlays:
+                self._hide(name)
+        self._describe()
 
     def _draw(self, name: str) -> None:
         nothing = {"similarity": not self.session.query.positives, "classes": self.session.head is None}

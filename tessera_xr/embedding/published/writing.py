@@ -138,11 +138,6 @@ class Plan:
         rows, columns = (min(SHARD, -(-n // INNER) * INNER) for n in self.box.shape)
         return rows, columns
 
-    @property
-    def chunk_bytes(self) -> int:
-        """Bytes of codes in a chunk."""
-        return self.n_bands * INNER * INNER
-
 
 @dataclass(frozen=True)
 class Old:
