@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from tessera_xr.sentinel.series import pixel_series
     from tessera_xr.sentinel.stac import Scenes, load_cube, search_scenes
     from tessera_xr.sentinel.tiles import open_tile, save_tile
+    from tessera_xr.views import plots
     from tessera_xr.views.compare import Compare
     from tessera_xr.views.explorer import explore
     from tessera_xr.views.inspector import Inspector
@@ -121,6 +122,7 @@ _WHERE = {
     "outline_segments": "analysis.segments",
     "pixel_series": "sentinel.series",
     "plan_regions": "embedding.large.embed",
+    "plots": "views.plots",
     "predict": "learning.prediction",
     "pretrain": "pretraining.train",
     "quantize": "embedding.quantize",
@@ -208,6 +210,7 @@ __all__ = [
     "outline_segments",
     "pixel_series",
     "plan_regions",
+    "plots",
     "predict",
     "pretrain",
     "quantize",
@@ -242,7 +245,7 @@ def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'tessera_xr' has no attribute {name!r}")
     module = import_module(f"tessera_xr.{_WHERE[name]}")
-    found = module if name == "tutorial" else getattr(module, name)
+    found = module if name in ("plots", "tutorial") else getattr(module, name)
     globals()[name] = found
     return found
 
