@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,27 @@ def learn(drive: Driver, size: str) -> None:
     drive.button("Export GeoTIFF").click()
     drive.await_text("map.tif is written")
     assert (drive.folder / "map.tif").stat().st_size > 1000
+
+
+def test_the_notebook_of_the_explorer(lab):
+    address, folder = lab
+    shutil.copy(Path(__file__).parents[1] / "notebooks" / "07_explorer.ipynb", folder)
+    with browser() as watched:
+        run_notebook(watched.page, address, "07_explorer.ipynb")
+        page = watched.page
+        page.wait_for_function("document.querySelectorAll('.leaflet-container').length == 4")  # all its widgets
+        page.wait_for_function("document.querySelectorAll('.leaflet-image-layer').length >= 5")
+        page.locator(".tessera-explorer").first.scroll_into_view_if_needed()
+        drive = Driver(watched, folder)
+        before = drive.pictures()
+        drive.click_map(0.5, 0.5)
+        drive.await_change(before)
+        drive.shoot("notebook-07")
+        state = drive.state()
+        assert state["errors"] == []
+        assert state["counts"] == {"burnt": 30, "forest": 30}
+        assert watched.console == []
+        assert watched.outside == []
 
 
 def test_the_same_page_in_voila(tmp_path):
