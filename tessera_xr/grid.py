@@ -174,6 +174,12 @@ def points_to_pixels(box: GeoBox, x: npt.ArrayLike, y: npt.ArrayLike, crs: Any =
     return pixels
 
 
+def swap_hint(box: GeoBox, x: float, y: float, crs: Any = "EPSG:4326") -> str:
+    """Return a question to end an error with if a point outside the grid, its coordinates swapped, lies in it."""
+    swapped = points_to_pixels(box, y, x, crs)[0]
+    return "; are longitude and latitude swapped?" if swapped[0] >= 0 else ""
+
+
 def bounds_lonlat(box: GeoBox) -> tuple[float, float, float, float]:
     """Return (west, south, east, north) of the grid in degrees."""
     bounds = box.extent.to_crs("EPSG:4326").boundingbox

@@ -18,6 +18,7 @@ from tessera_xr.grid import (
     pixel_area,
     points_to_pixels,
     spatial_dims,
+    swap_hint,
     with_grid,
 )
 
@@ -126,3 +127,10 @@ def test_the_area_of_a_pixel():
     degrees = GeoBox.from_bbox((3, 59.9, 3.2, 60.1), crs="EPSG:4326", resolution=0.001)
     # a thousandth of a degree is 111.4 m along a meridian at 60 N, and half of 111.6 m along a parallel
     assert pixel_area(degrees) == pytest.approx(111.4 * 55.8, rel=2e-3)
+
+
+def test_a_swapped_place_is_noticed_and_no_other():
+    box = GeoBox.from_bbox((500_000, 5_600_000, 501_000, 5_601_000), crs="EPSG:32631", resolution=10)
+    lon, lat = box.geographic_extent.centroid.coords[0]
+    assert "swapped" in swap_hint(box, lat, lon)
+    assert swap_hint(box, 0, 0) == ""

@@ -43,5 +43,8 @@ def test_no_series_outside_or_without_a_cube(make_s2, make_s1):
     cube = txr.as_cube(make_s2(), make_s1())
     with pytest.raises(GridError, match="outside the cube"):
         pixel_series(cube, 0, 0)
+    lon, lat = geobox_of(cube).geographic_extent.centroid.coords[0]
+    with pytest.raises(GridError, match="are longitude and latitude swapped"):
+        pixel_series(cube, lat, lon)
     with pytest.raises(CubeError):
         pixel_series(make_s2(), 3, 51)

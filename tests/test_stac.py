@@ -26,7 +26,7 @@ import tessera_xr  # noqa: F401 - registers the accessor
 from tessera_xr.area import utm_geobox
 from tessera_xr.errors import CubeError, GridError, MissingExtraError, SchemaError, StoreError, TesseraWarning
 from tessera_xr.grid import geobox_of
-from tessera_xr.sentinel import reading, searching
+from tessera_xr.sentinel import reading, searching, stac
 from tessera_xr.sentinel.addresses import public_url, redacted, url_fault
 from tessera_xr.sentinel.bands import S2_BANDS
 from tessera_xr.sentinel.catalogues import Catalogue, resolve_catalogue
@@ -788,10 +788,10 @@ def _never(*args: Any, **kwargs: Any) -> Any:
 
 
 @pytest.mark.parametrize("chunks", [0, -2, {"z": 4}, {"x": 0}])
-def test_chunks_that_cant_be(planetary, optical, chunks):
-    _fill(planetary, [optical()], DAYS[:1], baseline="03.01")
+def test_chunks_that_cant_be_are_refused_before_anything_is_asked(monkeypatch, chunks):
+    monkeypatch.setattr(stac, "find_scenes", _never)
     with pytest.raises(SchemaError, match="chunks="):
-        _load(planetary, chunks=chunks)
+        load_cube((3, 51, 3.1, 51.1), 2021, chunks=chunks)
 
 
 def test_a_graph_that_would_fill_the_memory_is_refused(planetary, optical):

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from tessera_xr.errors import GridError
-from tessera_xr.grid import geobox_of, points_to_pixels
+from tessera_xr.grid import geobox_of, points_to_pixels, swap_hint
 from tessera_xr.sentinel.cube import check_cube
 
 if TYPE_CHECKING:
@@ -43,9 +43,10 @@ def pixel_series(cube: xr.Dataset, lon: float, lat: float) -> tuple[pd.DataFrame
         If the place lies outside the cube.
     """
     check_cube(cube)
-    row, column = points_to_pixels(geobox_of(cube), lon, lat)[0]
+    box = geobox_of(cube)
+    row, column = points_to_pixels(box, lon, lat)[0]
     if row < 0:
-        raise GridError(f"({lon:g}, {lat:g}) lies outside the cube; click inside it")
+        raise GridError(f"({lon:g}, {lat:g}) lies outside the cube{swap_hint(box, lon, lat)}; choose a place inside it")
     pixel = cube[["s2", "s2_valid", "s1", "s1_orbit"]].isel(y=int(row), x=int(column)).compute()
     return _optical(pixel), _radar(pixel)
 

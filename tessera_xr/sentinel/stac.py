@@ -229,6 +229,7 @@ def load_cube(
     >>> cube = load_cube((3.0, 51.0, 3.05, 51.03), 2024, source="planetary-computer")  # doctest: +SKIP
     >>> cube.tessera.embed("mini").compute()  # doctest: +SKIP
     """
+    _sides(chunks)
     scenes = search_scenes(
         area,
         period,
