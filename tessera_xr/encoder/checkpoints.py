@@ -17,7 +17,7 @@ from torch import Tensor
 from tessera_xr.encoder.device import Precision, resolve_device, resolve_precision
 from tessera_xr.encoder.files import read_encoder_file
 from tessera_xr.encoder.hub import hash_file, is_here, locate
-from tessera_xr.encoder.network import MAX_DOY, Backbone, TesseraEncoder, doy_encoding
+from tessera_xr.encoder.network import TesseraEncoder
 from tessera_xr.encoder.payload import read_payload, recognise
 from tessera_xr.encoder.registry import RECORDS, UNOFFICIAL, ModelRecord
 from tessera_xr.encoder.teacher import TesseraTeacher
@@ -215,9 +215,6 @@ def _build(record: ModelRecord, state: dict[str, Tensor], path: Path) -> Tessera
         network.load_state_dict({k: v.float() for k, v in state.items()}, strict=True, assign=True)
     except RuntimeError as error:
         raise CheckpointError(f"{path} doesn't fit {record.name!r}: {str(error)[:600]}") from error
-    for backbone in (network.s2_backbone, network.s1_backbone):
-        assert isinstance(backbone, Backbone)
-        backbone.doy_table = doy_encoding(torch.arange(MAX_DOY + 1), record.arch.width)
     return network.eval().requires_grad_(requires_grad=False)
 
 

@@ -112,7 +112,7 @@ class Backbone(nn.Module):
         else:
             self.transformer_encoder = Transformer(d, arch.n_heads, arch.feedforward, arch.n_layers)
         self.attn_pool = AttentionPooling(d, arch.pooling)
-        self.register_buffer("doy_table", doy_encoding(torch.arange(MAX_DOY + 1), d), persistent=False)
+        self.register_buffer("doy_table", doy_encoding(torch.arange(MAX_DOY + 1, device="cpu"), d), persistent=False)
         self.doy_table: Tensor
 
     @property
