@@ -4,13 +4,14 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 OUT ?= demo
 
-.PHONY: help demo test lab lint types bench quality clean
+.PHONY: help demo test lab docs lint types bench quality clean
 
 help:
 	@echo "make demo               a Sentinel cube to embeddings to a first map, in $(OUT)/"
 	@echo "make demo S2=.. S1=..   the same on your own files (netCDF, Zarr or a d-pixel tile folder)"
 	@echo "make test               run the whole test suite"
 	@echo "make lab                open JupyterLab on the notebooks"
+	@echo "make docs               build the documentation into docs/_build/html (NOTEBOOKS=run runs the notebooks too)"
 	@echo "make lint, make types   check style and types"
 	@echo "make bench              measure how fast this machine embeds"
 	@echo "make quality            judge the encoder in the package (ten minutes; real data in DATA, ../shared/data)"
@@ -28,6 +29,11 @@ test:
 lab:
 	@$(PYTHON) scripts/bootstrap.py $(VENV) lab
 	@$(BIN)/jupyter lab notebooks
+
+docs:
+	@$(PYTHON) scripts/bootstrap.py $(VENV) dev
+	@$(BIN)/python -m sphinx -q -E -W --keep-going -b html docs docs/_build/html
+	@$(BIN)/python scripts/check_site.py docs/_build/html
 
 lint:
 	@$(PYTHON) scripts/bootstrap.py $(VENV) dev
@@ -47,4 +53,4 @@ quality:
 	@$(BIN)/python -m benchmarks.encoder_quality $(if $(DATA),--data "$(DATA)")
 
 clean:
-	rm -rf $(VENV) $(OUT) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OUT) docs/_build docs/notebooks build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

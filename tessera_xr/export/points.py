@@ -80,7 +80,7 @@ def to_geoparquet(places: GeoDataFrame | xr.Dataset, path: PathLike) -> Path:
     -------
     Path
         The file. What the attributes say of the origin is in its metadata; `geopandas.read_parquet` gives it back as
-        `.attrs`.
+        ``.attrs``.
 
     Raises
     ------

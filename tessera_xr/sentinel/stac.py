@@ -123,7 +123,7 @@ def search_scenes(
     Returns
     -------
     Scenes
-        With `s2`, `s1`, `grid`, `left_out`; `.load()` gives the cube.
+        With `s2`, `s1`, `grid`, `left_out`; `Scenes.load` gives the cube.
 
     Raises
     ------
