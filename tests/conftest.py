@@ -165,8 +165,9 @@ def make_encoder() -> Callable[..., Encoder]:
     """Make a tiny encoder of any generation on the CPU, every weight of it random."""
     import torch
 
+    from tessera_xr.encoder.architecture import Architecture
     from tessera_xr.encoder.checkpoints import Encoder
-    from tessera_xr.encoder.network import Architecture, TesseraEncoder
+    from tessera_xr.encoder.network import TesseraEncoder
     from tessera_xr.encoder.registry import RECORDS
     from tessera_xr.encoder.teacher import TesseraTeacher
 

@@ -371,6 +371,15 @@ def test_p_values_count_the_null(emb):
     np.testing.assert_array_equal(fit_change_null(emb.chunk(y=4)).distances, null.distances)
 
 
+def test_the_null_says_what_it_is(emb):
+    null = fit_change_null(emb)
+    middle, high = np.percentile(null.distances, [50, 95])
+    pairs = ", ".join(f"{a}-{b}" for a, b in null.pairs)
+    said = f"ChangeNull: {len(null.distances)} distances over 1 year, half below {middle:.3f}, 95% below {high:.3f}"
+    assert repr(null) == f"{said}, of {pairs}; model m"
+    assert "over 2 years" in repr(fit_change_null(emb, 2))
+
+
 def test_pixels_that_did_change_stay_out_of_the_null(calm, emb):
     clean = fit_change_null(calm.sel(time=[2017, 2019]), 2)
     spoilt = calm.sel(time=[2017, 2019]).copy(deep=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -70,6 +72,13 @@ def test_it_finds_the_kinds_and_numbers_them_by_size(emb, truth):
     np.testing.assert_allclose(found.share, sizes / sizes.sum())
     for i in range(4):
         np.testing.assert_allclose(found.centres[i], flat(emb)[truth == i + 1].mean(axis=0), atol=1e-4)
+
+
+def test_they_say_how_large_they_are(emb, eight):
+    shares = ", ".join(f"{share:.0%}" for share in eight.share.values)
+    assert repr(eight).startswith(f"Clusters: 8, holding {shares} of the sample; model ")
+    dense = replace(eight, reach=xr.ones_like(eight.reach), share=eight.share * 0.9)
+    assert "of the sample, noise 10%; model" in repr(dense)
 
 
 def test_prediction_is_the_nearest_centre(emb, eight):

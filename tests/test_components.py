@@ -50,6 +50,14 @@ def test_they_are_the_axes_of_greatest_variance(emb):
     np.testing.assert_allclose(fitted.vectors.values @ fitted.vectors.values.T, np.eye(4), atol=1e-5)
 
 
+def test_they_say_what_they_hold(emb):
+    shares = np.linalg.eigvalsh(np.cov(rows(emb), rowvar=False))[::-1]
+    shares = shares / shares.sum()
+    said = f"Components: 2, holding {shares[0]:.0%}, {shares[1]:.0%} of the variance, together {shares[:2].sum():.0%}"
+    assert repr(txr.fit_components(emb, 2)) == f"{said}; model m"
+    assert ", ... of the variance" in repr(txr.fit_components(emb, 4))
+
+
 def test_signs_are_fixed(emb):
     vectors = txr.fit_components(emb).vectors.values
     assert (vectors[np.arange(3), np.abs(vectors).argmax(axis=1)] > 0).all()

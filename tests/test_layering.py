@@ -25,10 +25,17 @@ LAYERS = (
     ("learning",),
     ("pretraining",),
     ("views",),
-    ("inventory", "accessor", "cli", "doctor", "__init__"),
+    ("inventory", "plot_accessor", "accessor", "cli", "doctor", "__init__"),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-DOORS = {"accessor": {"__init__"}, "cli": set(), "inventory": {"accessor"}, "__init__": {"cli"}, "doctor": {"cli"}}
+DOORS = {
+    "accessor": {"__init__"},
+    "cli": set(),
+    "inventory": {"accessor"},
+    "plot_accessor": {"accessor"},
+    "__init__": {"cli"},
+    "doctor": {"cli"},
+}
 BARRED = {"encoder": ("xarray", "dask")}
 
 

@@ -81,6 +81,13 @@ def test_reference_pixels_are_left_out_in_turn(n):
     np.testing.assert_allclose(fitted.distances, np.sort(each), rtol=1e-4)
 
 
+def test_it_says_what_is_usual(reference):
+    fitted = fit_novelty(reference)
+    middle, high = np.percentile(fitted.distances, [50, 95])
+    said = f"Novelty: 240 reference pixels, half within {middle:.1f}, 95% within {high:.1f} standard deviations"
+    assert repr(fitted) == f"{said} of the others; model m"
+
+
 def test_percentiles_hold_for_new_pixels_of_the_same_kind():
     fresh = made(drawn(60, 60, 3))
     shares = []

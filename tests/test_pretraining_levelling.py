@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tessera_xr.encoder.network import Architecture, TesseraEncoder
+from tessera_xr.encoder.architecture import Architecture
+from tessera_xr.encoder.network import TesseraEncoder
 from tessera_xr.pretraining.levelling import LEAST_RELIABLE, SUPPRESSION, level_output, levelling
 from tessera_xr.pretraining.views import SensorView, View
 

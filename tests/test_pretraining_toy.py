@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tessera_xr.embedding.engine import encode
-from tessera_xr.encoder.network import Architecture
+from tessera_xr.encoder.architecture import Architecture
 from tessera_xr.pretraining.config import MINI
 from tessera_xr.pretraining.losses import rank_me
 from tessera_xr.pretraining.train import pretrain

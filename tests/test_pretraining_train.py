@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from tessera_xr.embedding.engine import encode
+from tessera_xr.encoder.architecture import Architecture
 from tessera_xr.encoder.checkpoints import load_encoder
 from tessera_xr.encoder.files import read_encoder_file, save_encoder
-from tessera_xr.encoder.network import Architecture, TesseraEncoder
+from tessera_xr.encoder.network import TesseraEncoder
 from tessera_xr.encoder.registry import V2_STUDENT
 from tessera_xr.errors import CheckpointError, ModelUnavailableError, SchemaError, TesseraError
 from tessera_xr.pretraining import objective

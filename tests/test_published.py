@@ -752,3 +752,16 @@ def test_the_published_store():
     emb = open_published((-120.35, 38.68, -120.347, 38.682), [2021], version="v1.1")
     assert (emb["quality"] == QUALITY_FLAGS["valid"]).any()
     assert emb.attrs["model"] == tutorial.embeddings().attrs["model"]
+
+
+@pytest.mark.parametrize("where", [None, "https://example.com/store", "s3://bucket/store"])
+def test_offline_nothing_beyond_this_machine_is_asked(where, store, server, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setenv("TESSERA_XR_OFFLINE", "1")
+    lon, lat = place(BOX, 5, 5)
+    assert open_published([(lon, lat)], 2024, store=f"{server.url}/v1.1-dclimate").sizes["point"] == 1
+    monkeypatch.setattr("socket.socket.connect", never)
+    with pytest.raises(StoreError, match="TESSERA_XR_OFFLINE is set; unset it, or pass store="):
+        open_published([(lon, lat)], 2024, store=where)

@@ -890,3 +890,11 @@ def test_the_live_services(source):
     red = cube.s2.sel(s2_band="B04").where(cube.s2_valid).median(("y", "x"))
     assert float(red.max() - red.min()) < 1500
     assert cube.sizes["s1_time"] > 0 or source == "earth-search"
+
+
+def test_offline_no_catalogue_is_asked_but_one_of_this_machine(planetary, optical, monkeypatch):
+    _fill(planetary, [optical()], DAYS[:1], baseline="03.01")
+    monkeypatch.setenv("TESSERA_XR_OFFLINE", "1")
+    assert _load(planetary).sizes["s2_time"] == 1
+    with pytest.raises(StoreError, match=r"TESSERA_XR_OFFLINE is set.*as_cube"):
+        load_cube((3, 51, 3.1, 51.1), 2021)

@@ -64,6 +64,15 @@ class Clusters:
     def __len__(self) -> int:
         return len(self.centres)
 
+    def __repr__(self) -> str:
+        first = ", ".join(f"{share:.0%}" for share in self.share.values[:8])
+        more = ", ..." if len(self) > 8 else ""
+        noise = f", noise {1 - float(self.share.sum()):.0%}" if self.has_noise else ""
+        return (
+            f"Clusters: {len(self)}, holding {first}{more} of the sample{noise}; "
+            f"model {self.attrs.get('model', 'unknown')}"
+        )
+
     @property
     def has_noise(self) -> bool:
         """Whether a pixel may belong to no cluster."""

@@ -43,6 +43,16 @@ class Components:
     whiten: bool = False
     """Whether the scores are divided by their standard deviation in the fit."""
 
+    def __repr__(self) -> str:
+        shares = self.explained.values
+        first = ", ".join(f"{share:.0%}" for share in shares[:3])
+        more = ", ..." if len(shares) > 3 else ""
+        whitened = ", whitened" if self.whiten else ""
+        return (
+            f"Components: {len(shares)}, holding {first}{more} of the variance, together {shares.sum():.0%}{whitened}; "
+            f"model {self.attrs.get('model', 'unknown')}"
+        )
+
     def transform(self, emb: xr.Dataset) -> xr.DataArray:
         """Return the scores of embeddings.
 

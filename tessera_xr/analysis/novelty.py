@@ -41,6 +41,13 @@ class Novelty:
     attrs: dict[str, Any]
     """The model of the reference: see `identity`."""
 
+    def __repr__(self) -> str:
+        middle, high = np.quantile(self.distances, (0.5, 0.95))
+        return (
+            f"Novelty: {len(self.distances):,} reference pixels, half within {middle:.1f}, 95% within {high:.1f} "
+            f"standard deviations of the others; model {self.attrs.get('model', 'unknown')}"
+        )
+
     def transform(self, emb: xr.Dataset) -> xr.Dataset:
         """Return how new embeddings are.
 

@@ -30,6 +30,15 @@ class ChangeNull:
     attrs: dict[str, Any]
     """The model of the embeddings: see `identity`."""
 
+    def __repr__(self) -> str:
+        middle, high = np.quantile(self.distances, (0.5, 0.95))
+        plural = "" if self.years_apart == 1 else "s"
+        return (
+            f"ChangeNull: {len(self.distances):,} distances over {self.years_apart:g} year{plural}, half below "
+            f"{middle:.3f}, 95% below {high:.3f}, of {', '.join('-'.join(pair) for pair in self.pairs)}; "
+            f"model {self.attrs.get('model', 'unknown')}"
+        )
+
     def p_value(self, distance: xr.DataArray) -> xr.DataArray:
         """Return the share of this distribution that reaches each distance: (1 + number >= d) / (1 + n).
 

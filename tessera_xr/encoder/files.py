@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from tessera_xr._version import __version__
-from tessera_xr.encoder.network import Architecture, TesseraEncoder
+from tessera_xr.encoder.architecture import Architecture
+from tessera_xr.encoder.network import TesseraEncoder
 from tessera_xr.encoder.registry import ModelRecord, Statistics
 from tessera_xr.errors import CheckpointError, ModelUnavailableError
 

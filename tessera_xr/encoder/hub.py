@@ -11,12 +11,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from tessera_xr._optional import have
+from tessera_xr._optional import OFFLINE, have, is_offline
 from tessera_xr.encoder.registry import ModelRecord
 from tessera_xr.errors import CheckpointError, ModelUnavailableError
 
 WEIGHTS_FOLDER = "TESSERA_XR_WEIGHTS"
-OFFLINE = "TESSERA_XR_OFFLINE"
 HUB = "https://huggingface.co"
 DATA = Path(__file__).resolve().parents[1] / "data"
 PATIENCE = 5.0
@@ -77,10 +76,9 @@ def _download(record: ModelRecord) -> Path:
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import OfflineModeIsEnabled
 
-    offline = os.environ.get(OFFLINE, "").lower() not in ("", "0", "false")
     endpoint = os.environ.get("HF_ENDPOINT")
     try:
-        if offline:
+        if is_offline():
             raise OfflineModeIsEnabled(f"{OFFLINE} is set")
         _knock(endpoint or HUB)
         filename = record.filename or _only_weights(HfApi(endpoint=endpoint).list_repo_files(str(record.repo)))

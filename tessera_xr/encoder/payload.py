@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tessera_xr.encoder.network import Architecture, Pooling
+from tessera_xr.encoder.architecture import Architecture, Pooling
 from tessera_xr.encoder.registry import RECORDS, ModelRecord
 from tessera_xr.errors import CheckpointError
 

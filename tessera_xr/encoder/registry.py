@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tessera_xr.encoder import bundled
-from tessera_xr.encoder.network import Architecture
+from tessera_xr.encoder.architecture import Architecture
 from tessera_xr.encoder.sampling import Policy
 
 Row = tuple[float, ...]

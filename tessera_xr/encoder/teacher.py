@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from tessera_xr.encoder.network import S1_BANDS, S2_BANDS, Architecture, Backbone, QKNormLayer, reducer
+from tessera_xr.encoder.architecture import Architecture
+from tessera_xr.encoder.network import S1_BANDS, S2_BANDS, Backbone, QKNormLayer, reducer
 
 FUSION_LAYERS, FUSION_HEADS = 2, 4
 

@@ -7,8 +7,8 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from tessera_xr.encoder.architecture import Architecture
 from tessera_xr.encoder.device import Precision
-from tessera_xr.encoder.network import Architecture
 from tessera_xr.encoder.registry import NANO, RECORDS
 from tessera_xr.errors import SchemaError
 from tessera_xr.pretraining.views import ViewOptions

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urljoin
 
+from tessera_xr._optional import refuse_offline
 from tessera_xr._warn import warn
 from tessera_xr.errors import CubeError, StoreError
 from tessera_xr.sentinel.addresses import public_url, shortened, url_fault
@@ -78,6 +79,8 @@ def found_items(
     """
     from pystac_client import Client
 
+    if not catalogue.is_local:
+        refuse_offline(public_url(catalogue.url), "open imagery that is here with xarray, and pass it to as_cube")
     seen: set[str] = set()
     try:
         client = Client.open(catalogue.url, stac_io=_stac_io(catalogue))

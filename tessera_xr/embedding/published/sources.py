@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
+from urllib.parse import urlsplit
 
 import numpy as np
 from odc.geo.geobox import GeoBox
 
-from tessera_xr._optional import require
+from tessera_xr._optional import refuse_offline, require
 from tessera_xr.embedding.published.guard import GuardedStore
 from tessera_xr.embedding.published.releases import identify, resolve_release
 from tessera_xr.embedding.published.remote import Folder, Site, resolve_site
@@ -20,6 +21,7 @@ from tessera_xr.embedding.published.store_checks import check_array, make_grid, 
 from tessera_xr.embedding.published.stores import Piece, ZarrRoot, ZarrZone, each_zone, open_root
 from tessera_xr.embedding.schema import COUNTS, EMBEDDINGS, SCALES
 from tessera_xr.errors import GridError, SchemaError, StoreError
+from tessera_xr.sentinel.addresses import is_loopback
 
 StoreLike: TypeAlias = Any  # a URL, a path, a list of GeoTIFFs, or a Zarr store
 PUBLIC_BUCKETS = {"tessera-embeddings": "us-west-2"}
@@ -49,6 +51,7 @@ def open_source(
 
     if store is None:
         release = resolve_release(version or default)
+        refuse_offline(release.url, "pass store=, a folder on this machine")
         return _open_zarr(Site(release.url), release.url, release.name)
     if isinstance(store, Store):
         return _open_zarr(store, str(store), version)
@@ -68,6 +71,8 @@ def _open_url(location: str, version: str | None, allow_http: bool, landmasks: s
     from tessera_xr.embedding.published.tiles import open_tiles
 
     site = resolve_site(location, allow_http)
+    if not is_loopback(urlsplit(site.url).hostname or ""):
+        refuse_offline(location, "pass store=, a folder on this machine")
     root = None if re.search(r"/npy(/|$)", site.url) else open_root(site)
     if root is not None:
         return ZarrSource(root, identify(site.url, root.attrs, version))
@@ -158,6 +163,7 @@ def _open_icechunk(location: str, version: str | None) -> IcechunkSource:
     import zarr
 
     if location.startswith("s3://"):
+        refuse_offline(location, "pass store=, a folder on this machine")
         bucket, _, prefix = location.removeprefix("s3://").partition("/")
         region = PUBLIC_BUCKETS.get(bucket)
         access = {"region": region, "anonymous": True} if region else {"from_env": True}
