@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import xarray as xr
 
 from tessera_xr._registration import register
+from tessera_xr.plot_accessor import DataArrayPlots, DatasetPlots
 
 if TYPE_CHECKING:
     import numpy as np
@@ -351,6 +352,11 @@ class TesseraDataset:
 
         return explore(self._obj, cube, labels=labels, session=session)
 
+    @property
+    def plot(self) -> DatasetPlots:
+        """Plots: `.plot()` is the obvious one, `.plot.rgb()` and others are by name; see `tessera_xr.plots`."""
+        return DatasetPlots(self._obj)
+
     # geotessera's members, which it uses itself: places are eastings and northings in the CRS of the zone ------------
 
     @property
@@ -448,8 +454,13 @@ class TesseraDataArray:
 
     def __repr__(self) -> str:
         name = self._obj.name or "array"
-        next_step = "Next: .tessera.to_geotiff('map.tif')" if self._obj.ndim < 4 else "Choose one time to go on."
+        next_step = "Next: .tessera.plot(), .tessera.to_geotiff('map.tif')" if self._obj.ndim < 4 else "Choose one time to go on."
         return f"{name} {dict(self._obj.sizes)}\n{next_step}"
+
+    @property
+    def plot(self) -> DataArrayPlots:
+        """Plots: `.plot()` is the obvious one; see `tessera_xr.plots`."""
+        return DataArrayPlots(self._obj)
 
     def to_geotiff(self, path: str | os.PathLike[str], *, progress: bool = True) -> Path:
         """Write a cloud-optimised GeoTIFF: see `tessera_xr.to_geotiff`."""

@@ -177,8 +177,9 @@ def _device() -> dict[str, Any]:
 def _weights() -> dict[str, Any]:
     from huggingface_hub.constants import HF_HUB_CACHE
 
+    from tessera_xr._optional import OFFLINE
     from tessera_xr.encoder.checkpoints import models
-    from tessera_xr.encoder.hub import OFFLINE, WEIGHTS_FOLDER
+    from tessera_xr.encoder.hub import WEIGHTS_FOLDER
 
     table, cache = models(), Path(HF_HUB_CACHE)
     stored = sum(f.stat().st_size for f in cache.rglob("*") if f.is_file() and not f.is_symlink())

@@ -29,5 +29,5 @@ def describe_prediction(ds: xr.Dataset) -> str:
         lines += [f"  {name:<12} {share:.1%}" for name, share in zip(names, shares, strict=True)]
     lines += [f"  model        {ds.attrs.get('model', 'unknown')}", f"  grid         {describe_grid(ds)}"]
     return "\n".join(
-        [*lines, 'Next: .tessera.to_geotiff("map.tif"), .prediction.plot(), txr.stratified_points(pred, 200)']
+        [*lines, 'Next: .tessera.to_geotiff("map.tif"), .tessera.plot(), txr.stratified_points(pred, 200)']
     )

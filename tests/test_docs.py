@@ -321,7 +321,8 @@ def test_versions_that_are_published_are_all_told():
 
 def test_environment_variables_are_told():
     text = (DOCS / "howto" / "offline.md").read_text()
-    from tessera_xr.encoder.hub import OFFLINE, WEIGHTS_FOLDER
+    from tessera_xr._optional import OFFLINE
+    from tessera_xr.encoder.hub import WEIGHTS_FOLDER
 
     assert OFFLINE in text
     assert WEIGHTS_FOLDER in text

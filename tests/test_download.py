@@ -15,8 +15,9 @@ import huggingface_hub.constants
 import pytest
 
 import tessera_xr as txr
+from tessera_xr._optional import OFFLINE
 from tessera_xr.encoder.checkpoints import load_encoder
-from tessera_xr.encoder.hub import OFFLINE, WEIGHTS_FOLDER
+from tessera_xr.encoder.hub import WEIGHTS_FOLDER
 from tessera_xr.encoder.registry import RECORDS
 from tessera_xr.errors import CheckpointError, ModelUnavailableError
 

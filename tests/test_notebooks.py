@@ -80,7 +80,8 @@ def test_together_they_show_every_plot():
     kinds = {name for name in txr.plots.__all__ if inspect.isfunction(getattr(txr.plots, name))}
     text = "\n".join("\n".join(code(read(path))) for path in NOTEBOOKS)
     shown = set(re.findall(r"plots?\.(\w+)\(", text))
-    assert kinds - shown == set()
+    assert kinds - shown <= {"load", "picture", "plot"}  # what .tessera.plot() itself uses
+    assert ".tessera.plot()" in text
 
 
 @pytest.mark.slow

@@ -59,7 +59,7 @@ def sample(
         raise GridError(
             f"{int(lost.sum())} of {len(xy)} points lie outside the map, the first at "
             f"{tuple(map(float, xy[lost][0]))}; it reaches from {west:.5f} to {east:.5f} E and {south:.5f} to "
-            f"{north:.5f} N{swap_hint(box, *xy[lost][0], points_crs)}. Leave them out, or pass outside='nodata'"
+            f"{north:.5f} N{swap_hint(box, xy[lost][0, 0], xy[lost][0, 1], points_crs)}. Leave them out, or pass outside='nodata'"
         )
     rows, columns = (xr.DataArray(np.maximum(pixels[:, i], 0), dims="point") for i in (0, 1))
     found = emb.isel(y=rows, x=columns)

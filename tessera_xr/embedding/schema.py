@@ -141,7 +141,7 @@ def describe_embeddings(ds: xr.Dataset) -> str:
         f"  period       {', '.join(spans)}",
         f"  grid         {describe_grid(ds)}",
         f"  data         {share}, {emb.nbytes / 1e6:,.1f} MB",
-        'Next: .tessera.rgb(), .tessera.similarity((lon, lat)), .tessera.cluster(8), .tessera.to_geotiff("emb.tif")',
+        'Next: .tessera.plot(), .tessera.similarity((lon, lat)), .tessera.cluster(8), .tessera.to_geotiff("emb.tif")',
     ]
     return "\n".join(lines)
 
