@@ -181,7 +181,7 @@ def test_inventory(make_emb):
     assert "lazy: not counted" in lazy
     assert "int8 with scales" in lazy
     assert repr(emb.s2_obs_count.tessera) == (
-        "s2_obs_count {'time': 2, 'y': 7, 'x': 5}\nNext: .tessera.to_geotiff('map.tif')"
+        "s2_obs_count {'time': 2, 'y': 7, 'x': 5}\nNext: .tessera.plot(), .tessera.to_geotiff('map.tif')"
     )
 
 
