@@ -454,7 +454,8 @@ class TesseraDataArray:
 
     def __repr__(self) -> str:
         name = self._obj.name or "array"
-        next_step = "Next: .tessera.plot(), .tessera.to_geotiff('map.tif')" if self._obj.ndim < 4 else "Choose one time to go on."
+        is_map = self._obj.ndim < 4
+        next_step = "Next: .tessera.plot(), .tessera.to_geotiff('map.tif')" if is_map else "Choose one time to go on."
         return f"{name} {dict(self._obj.sizes)}\n{next_step}"
 
     @property

@@ -212,6 +212,13 @@ def test_classes_have_a_legend_with_their_names_and_colours(pred):
     assert [tuple(c) for c in colours] == list(texts.values())
 
 
+def test_true_and_false_are_classes(emb):
+    found = (emb.s2_obs_count > emb.s2_obs_count.median()) if "s2_obs_count" in emb else emb.scales > 0.03
+    (image,) = elements(found.tessera.plot(), "Image")
+    np.testing.assert_array_equal(north_up(image), found.values.astype(float))
+    assert [t.get_text() for t, _ in legend(plots.classes(found, static=True))] == ["no", "yes"]
+
+
 def legend(figure: Any) -> list[tuple[Any, Any]]:
     (found,) = figure.legends
     return list(zip(found.get_texts(), found.get_patches(), strict=True))

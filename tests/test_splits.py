@@ -241,6 +241,7 @@ def test_a_class_in_one_place_is_told():
 def test_it_says_what_it_is():
     assert repr(spatial_folds(fields(), 4, block=200, buffer=20)).startswith("SpatialFolds(4 folds, block=200 m, ")
     assert "by='polygon', 60 units" in repr(spatial_folds(fields(), 4, by="polygon"))
+    assert repr(random_folds(strewn(50), 5)) == "Folds(5 folds of pixels at random, 50 pixels)"
     assert isinstance(spatial_folds(fields()), SpatialFolds)
 
 

@@ -56,10 +56,11 @@ def sample(
     lost = pixels[:, 0] < 0
     if lost.any() and outside == "raise":
         west, south, east, north = bounds_lonlat(box)
+        first = float(xy[lost][0, 0]), float(xy[lost][0, 1])
         raise GridError(
             f"{int(lost.sum())} of {len(xy)} points lie outside the map, the first at "
-            f"{tuple(map(float, xy[lost][0]))}; it reaches from {west:.5f} to {east:.5f} E and {south:.5f} to "
-            f"{north:.5f} N{swap_hint(box, xy[lost][0, 0], xy[lost][0, 1], points_crs)}. Leave them out, or pass outside='nodata'"
+            f"{first}; it reaches from {west:.5f} to {east:.5f} E and {south:.5f} to "
+            f"{north:.5f} N{swap_hint(box, *first, points_crs)}. Leave them out, or pass outside='nodata'"
         )
     rows, columns = (xr.DataArray(np.maximum(pixels[:, i], 0), dims="point") for i in (0, 1))
     found = emb.isel(y=rows, x=columns)

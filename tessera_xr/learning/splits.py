@@ -74,6 +74,9 @@ class Folds:
     def _nothing_left(self, number: int) -> str:
         return f"nothing is left to learn from when fold {number} is held out: its pixels are all there are; add labels"
 
+    def __repr__(self) -> str:
+        return f"Folds({self.get_n_splits()} folds of pixels at random, {len(self.fold)} pixels)"
+
 
 @dataclass(frozen=True, eq=False)
 class SpatialFolds(Folds):

@@ -32,10 +32,8 @@ def class_layer(array: xr.DataArray) -> Classes:
     SchemaError
         If there are no flags, or as many names or colours as there are not values.
     """
-    if array.dtype.kind == "b":
-        array = array.astype(np.uint8).assign_attrs(flag_values=[0, 1], flag_meanings="no yes", flag_colors="")
     flags, names, colours = class_key(array)
-    values = top_left(array)
+    values = top_left(array.astype(np.uint8) if array.dtype.kind == "b" else array)
     index = np.full(values.shape, np.nan, np.float32)
     held = np.isfinite(values) if values.dtype.kind == "f" else np.ones(values.shape, bool)
     order = np.argsort(flags, kind="stable")
@@ -50,6 +48,8 @@ def class_layer(array: xr.DataArray) -> Classes:
 
 def class_key(array: xr.DataArray) -> tuple[npt.NDArray[Any], tuple[str, ...], tuple[str, ...]]:
     """Return values (n,), names and colours of the classes of a map."""
+    if array.dtype.kind == "b":
+        return np.array([0, 1]), ("no", "yes"), class_colours(2)
     flags = np.atleast_1d(np.asarray(array.attrs.get("flag_values", [])))
     names = str(array.attrs.get("flag_meanings", "")).split()
     colours = str(array.attrs.get("flag_colors", "")).split() or list(class_colours(len(flags)))
