@@ -390,7 +390,7 @@ def test_bad_models_are_refused(sample, numbers):
 
 def test_a_head_is_not_used_on_other_embeddings(emb, sample):
     head = fit_sample(sample)
-    with pytest.raises(VersionMismatchError, match=r"model differ \(v1\.1-dclimate, v1\.1-mpc\)"):
+    with pytest.raises(VersionMismatchError, match=r"differ in model \(v1\.1-dclimate, v1\.1-mpc\)"):
         head.predict(emb.assign_attrs(model="v1.1-mpc"))
     with pytest.raises(VersionMismatchError, match=r"model_family differ"):
         head.predict(emb.assign_attrs(model_family="v2"))

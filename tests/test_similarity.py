@@ -255,7 +255,7 @@ def test_what_sample_returns_is_a_query(emb):
     found = query_vectors(emb, taken)  # no time to choose: it has been chosen
     np.testing.assert_array_equal(found, query_vectors(quantize(emb), place, time=2019))
     np.testing.assert_array_equal(query_vectors(emb, dequantize(taken).embeddings), found)
-    with pytest.raises(VersionMismatchError, match="their model differ"):
+    with pytest.raises(VersionMismatchError, match="differ in model"):
         query_vectors(emb.assign_attrs(model="other"), taken)
     with pytest.raises(VersionMismatchError, match="different lengths"):
         query_vectors(emb.isel(band=slice(9)), taken)

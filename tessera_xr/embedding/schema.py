@@ -117,7 +117,7 @@ def check_same_model(*embeddings: xr.Dataset) -> None:
         found = sorted({str(ds.attrs[key]) for ds in embeddings if key in ds.attrs})
         if len(found) > 1:
             raise VersionMismatchError(
-                f"these embeddings can't be compared: of one the {key} is {found[0]}, of another {found[1]}; "
+                f"these embeddings can't be compared: they differ in {key} ({', '.join(found)}); "
                 "embed both with the same model"
             )
     sizes = sorted({ds.sizes["band"] for ds in embeddings})
