@@ -231,7 +231,7 @@ def test_faults(problem):
         suggest(emb, head, diversity=0.5)
     with pytest.raises(SchemaError, match="min_distance=-1 must be 0 or more"):
         suggest(emb, head, min_distance=-1)
-    with pytest.raises(VersionMismatchError, match="model differ"):
+    with pytest.raises(VersionMismatchError, match="differ in model"):
         suggest(emb.assign_attrs(model="other"), head)
     with pytest.raises(GridError, match="sampled on a map of"):
         suggest(emb.isel(x=slice(40)), head, labels=labels.sample(emb))

@@ -164,7 +164,7 @@ def test_faults(emb):
     with pytest.raises(SchemaError, match="needs embeddings"):
         txr.fit_components(emb.drop_vars("embeddings"))
     fitted = txr.fit_components(emb)
-    with pytest.raises(VersionMismatchError, match="their model differ"):
+    with pytest.raises(VersionMismatchError, match="differ in model"):
         fitted.transform(emb.assign_attrs(model="other"))
     with pytest.raises(VersionMismatchError, match="different lengths"):
         fitted.transform(emb.isel(band=slice(16)))

@@ -737,7 +737,7 @@ def test_a_head_is_scored_by_labels_it_has_not_seen():
     assert kept.scores == found.scores
     with pytest.raises(SchemaError, match=r"this head says classes, the labels are numbers"):
         head.score(None, replace(second, y=np.ones(len(second)), classes={}, target="height"))
-    with pytest.raises(VersionMismatchError, match="model differ"):
+    with pytest.raises(VersionMismatchError, match="differ in model"):
         head.score(None, replace(second, attrs=second.attrs | {"model": "mini"}))
     strange = replace(
         second, y=np.where(second.y == "lost", "water", second.y), classes={"water": "#0000ff", "there": "#00ff00"}

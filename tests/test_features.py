@@ -90,7 +90,7 @@ def test_counts_and_attributes_are_those_of_embeddings(cube, weights):
     assert found.attrs["model"] == "raw medians"
     assert found.attrs["period"] == embedded.attrs["period"]
     assert "model_family" not in found.attrs
-    with pytest.raises(VersionMismatchError, match="model differ"):
+    with pytest.raises(VersionMismatchError, match="differ in model"):
         check_same_model(found, embedded)
 
 

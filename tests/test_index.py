@@ -224,7 +224,7 @@ def test_a_sample_is_a_query(maps, index):
 
 def test_a_failure_leaves_nothing_behind(maps, tmp_path):
     other = maps[1].assign_attrs(model="other")
-    with pytest.raises(VersionMismatchError, match="their model differ"):
+    with pytest.raises(VersionMismatchError, match="differ in model"):
         SearchIndex.build([maps[1], other], tmp_path / "i", approximate=False)
     assert list(tmp_path.iterdir()) == []
     kept = SearchIndex.build(maps[1], tmp_path / "i", approximate=False)

@@ -299,7 +299,7 @@ def test_as_sample(emb):
     same(sample, labels.sample(emb))
     assert as_sample(None, sample) is sample
     assert as_sample(emb, sample) is sample
-    with pytest.raises(VersionMismatchError, match="their model differ"):
+    with pytest.raises(VersionMismatchError, match="differ in model"):
         as_sample(emb.assign_attrs(model="other"), sample)
     with pytest.raises(VersionMismatchError, match="different lengths"):
         as_sample(emb.isel(band=slice(3)), sample)

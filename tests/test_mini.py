@@ -199,9 +199,9 @@ def test_the_shape_alone_is_still_v2_nano_and_does_not_mix_with_mini(embed, nano
     assert (record.name, record.official, record.statistics) == ("v2-nano", True, V2_STUDENT)
     ours, theirs = embed("mini"), embed("v2-nano", weights=path)
     assert theirs.attrs["model"] == "v2-nano"
-    with pytest.raises(VersionMismatchError, match=r"their model differ \(mini, v2-nano\)"):
+    with pytest.raises(VersionMismatchError, match=r"differ in model \(mini, v2-nano\)"):
         check_same_model(ours, theirs)
-    with pytest.raises(VersionMismatchError, match="their model differ"):
+    with pytest.raises(VersionMismatchError, match="differ in model"):
         txr.fit_components(ours).transform(theirs)
 
 

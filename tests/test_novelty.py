@@ -187,9 +187,9 @@ def test_the_draw_is_seeded(emb, reference, monkeypatch):
 
 
 def test_faults(emb, reference):
-    with pytest.raises(VersionMismatchError, match="their model differ"):
+    with pytest.raises(VersionMismatchError, match="differ in model"):
         novelty(emb, reference.assign_attrs(model="other"))
-    with pytest.raises(VersionMismatchError, match="their model differ"):  # before any work is done
+    with pytest.raises(VersionMismatchError, match="differ in model"):  # before any work is done
         novelty(emb, reference.isel(y=[0], x=[0]).assign_attrs(model="other"))
     with pytest.raises(VersionMismatchError, match="their weights_sha256 differ"):
         fit_novelty(reference).transform(emb.assign_attrs(weights_sha256="b"))

@@ -143,7 +143,7 @@ def test_versions_keep_apart(tmp_path, arrays):
     assert len(set(models.values())) == 6
     check_same_model(found["v1.1-dclimate"], tutorial.embeddings())
     for other in set(found) - {"v1.1-dclimate"}:
-        with pytest.raises(VersionMismatchError, match="model differ"):
+        with pytest.raises(VersionMismatchError, match="differ in model"):
             check_same_model(found["v1.1-dclimate"], found[other])
     named = open_published(BOX[:32, :32], [2023], store=tmp_path / "mine", version="v2")
     assert (named.attrs["model"], named.attrs["model_family"]) == ("v2-2B-L~beta1", "v2")

@@ -89,7 +89,7 @@ def test_one_year_all_of_it_and_fitted_components(emb, segments):
     assert (single == 0).sum() == 30, "the spot has data in 2019"
     fitted = txr.fit_components(emb)
     xr.testing.assert_identical(segment(emb, 40, components=fitted), segments)
-    with pytest.raises(VersionMismatchError, match="model differ"):
+    with pytest.raises(VersionMismatchError, match="differ in model"):
         segment(emb.assign_attrs(model="other"), 40, components=fitted)
     assert segment(emb.sel(time=2019)).max() > 10
 

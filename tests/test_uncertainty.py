@@ -369,9 +369,9 @@ def test_faults(problem):
     with pytest.raises(SchemaError, match="gives no probabilities"):
         fit_conformal(None, sample, LinearSVC())
     conformal = fit_conformal(None, sample)
-    with pytest.raises(VersionMismatchError, match="model differ"):
+    with pytest.raises(VersionMismatchError, match="differ in model"):
         conformal.predict(emb.assign_attrs(model="other"))
-    with pytest.raises(VersionMismatchError, match="model differ"):
+    with pytest.raises(VersionMismatchError, match="differ in model"):
         conformal.coverage(emb.assign_attrs(model="other"), sample)
 
 
