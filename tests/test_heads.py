@@ -392,7 +392,7 @@ def test_a_head_is_not_used_on_other_embeddings(emb, sample):
     head = fit_sample(sample)
     with pytest.raises(VersionMismatchError, match=r"differ in model \(v1\.1-dclimate, v1\.1-mpc\)"):
         head.predict(emb.assign_attrs(model="v1.1-mpc"))
-    with pytest.raises(VersionMismatchError, match=r"model_family differ"):
+    with pytest.raises(VersionMismatchError, match=r"differ in model_family"):
         head.predict(emb.assign_attrs(model_family="v2"))
     with pytest.raises(
         VersionMismatchError, match=r"takes embeddings of 128 values, these have 64; embed with dims=128"
