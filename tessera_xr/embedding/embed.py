@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -150,8 +151,10 @@ def _embed_period(
         "s1_doy": day_of_year(cube["s1_time"].values),
         "s1_descending": cube["s1_orbit"].values == "descending",
     }
-    quantized = settings["dtype"] == "int8"
-    names = [EMBEDDINGS, *([SCALES] if quantized else []), *COUNTS]
+    names = [EMBEDDINGS, *([SCALES] if settings["dtype"] == "int8" else []), *COUNTS]
+    options = {"days": days, "encoder": encoder, "settings": settings}
+    if not isinstance(encoder, Encoder):
+        return _embed_lazily(cube, names, options)
     outputs = xr.apply_ufunc(
         _embed_block,
         cube["s2"],
@@ -159,12 +162,39 @@ def _embed_period(
         cube["s1"],
         input_core_dims=[["s2_time", "s2_band"], ["s2_time"], ["s1_time", "s1_band"]],
         output_core_dims=[["band"]] + [[]] * (len(names) - 1),
-        kwargs={"days": days, "encoder": encoder, "settings": settings},
-        dask="parallelized",
-        output_dtypes=[np.dtype(settings["dtype"]), *([np.float32] if quantized else []), *[np.uint16] * 3],
-        dask_gufunc_kwargs={"output_sizes": {"band": settings["dims"]}, "allow_rechunk": False},
+        kwargs=options,
     )
     return dict(zip(names, outputs, strict=True))
+
+
+def _embed_lazily(cube: xr.Dataset, names: list[str], options: dict[str, Any]) -> dict[str, xr.DataArray]:
+    """Return what `_embed_block` makes, lazily, in as few tasks as can be: one a block, and one to take each result.
+
+    `apply_ufunc` would do, but writes out three times as many, which at 100,000 blocks is what a client breaks on.
+    """
+    import dask.array as da
+
+    inputs = [cube[name].transpose(..., "y", "x") for name in ("s2", "s2_valid", "s1")]
+    indices = ["tbyx", "tyx", "ucyx"]  # dates and bands of either sensor: one chunk along each
+    pairs = [part for pair in zip((a.data for a in inputs), indices, strict=True) for part in pair]
+    blocks = da.blockwise(
+        _embed_moved, "yx", *pairs, **options, concatenate=True, dtype=object, meta=np.empty((0, 0), dtype=object)
+    )
+    settings, found = options["settings"], {}
+    for i, name in enumerate(names):
+        dtype = {EMBEDDINGS: settings["dtype"], SCALES: np.float32}.get(name, np.uint16)
+        dims, axes = (("band", "y", "x"), {"z": settings["dims"]}) if name == EMBEDDINGS else (("y", "x"), {})
+        index = "zyx" if axes else "yx"
+        meta = np.empty((0,) * len(dims), dtype=dtype)
+        array = da.blockwise(itemgetter(i), index, blocks, "yx", new_axes=axes, dtype=meta.dtype, meta=meta)
+        found[name] = xr.DataArray(array, dims=dims, coords={d: cube[d] for d in ("y", "x") if d in cube.coords})
+    return found
+
+
+def _embed_moved(*arrays: npt.NDArray[Any], **options: Any) -> tuple[npt.NDArray[Any], ...]:
+    """Embed a block whose y and x come last, (t, band, y, x): (dims, y, x), the values of a pixel side by side."""
+    values, *maps = _embed_block(*(np.moveaxis(a, (-2, -1), (0, 1)) for a in arrays), **options)
+    return (np.moveaxis(values, -1, 0), *maps)
 
 
 def _embed_block(

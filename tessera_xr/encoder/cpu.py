@@ -1,32 +1,26 @@
 """The backbones on a CPU in float32, near the speed of its matrix product.
 
 The arithmetic of `network.Backbone`, with everything that isn't a matrix product taken out of its way: no padding (all
-pixels of a batch stand in one ragged row of tokens), products straight into buffers that stay in the cache, residuals
-summed by the product itself, and the passes in between (bias, ReLU, LayerNorm, GRU gates, pooling) as numba kernels.
+pixels of a batch stand in one ragged row of tokens), a chunk of tokens that stays in the cache through all layers,
+attention as one compiled pass, bias, ReLU and residuals summed by the product itself where the library can, and the
+passes in between (LayerNorm, GRU gates, pooling) as numba kernels.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import cast
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from tessera_xr.encoder.attention import LOG2E, attend, kernel
 from tessera_xr.encoder.network import GRU, Backbone, PostNormLayer
+from tessera_xr.encoder.products import ROW_STEP, Room, make_product
 from tessera_xr.encoder.tokens import Floats, Integers, Tokens
 
-Run: TypeAlias = tuple[int, int, int]
-Kernel = TypeVar("Kernel", bound=Callable[..., Any])
-
-
-def kernel(function: Kernel) -> Kernel:
-    """Compile for the CPU; the GIL is released, so that batches run side by side."""
-    return cast("Kernel", numba.njit(nogil=True, fastmath=True, cache=True, error_model="numpy")(function))
+CHUNK = 1024
+"""Tokens that pass through all layers together: more leave the core's cache, fewer leave the core to Python."""
 
 
 def can_run(backbone: Backbone) -> bool:
@@ -35,22 +29,8 @@ def can_run(backbone: Backbone) -> bool:
     return plain and isinstance(backbone.attn_pool.temporal_context, (GRU, type(None)))
 
 
-class Room:
-    """Memory that the batches of one thread use again and again: fresh pages would cost more than the kernels."""
-
-    def __init__(self) -> None:
-        self._flat: dict[str, Tensor] = {}
-
-    def take(self, name: str, *shape: int) -> Tensor:
-        """Return a contiguous tensor of that shape with undefined contents, good until the next call by that name."""
-        size = math.prod(shape)
-        if name not in self._flat or len(self._flat[name]) < size:
-            self._flat[name] = torch.empty(size + size // 4)
-        return self._flat[name][:size].view(shape)
-
-
 class FastBackbone:
-    """A backbone ready to run on the CPU: weights transposed once, biases where the kernels want them.
+    """A backbone ready to run on the CPU: weights transposed or packed once, biases where the kernels want them.
 
     Instances hold no state of a run, so that threads can share one.
 
@@ -63,8 +43,7 @@ class FastBackbone:
     def __init__(self, backbone: Backbone) -> None:
         first, _, second = cast("tuple[torch.nn.Linear, torch.nn.ReLU, torch.nn.Linear]", tuple(backbone.embedding))
         self.width = backbone.doy_table.shape[1]
-        self.first, self.second = _columns(first.weight), _columns(second.weight)
-        self.first_bias = first.bias.detach().numpy()
+        self.first, self.second = make_product(first.weight, first.bias), make_product(second.weight)
         self.doy_table = (backbone.doy_table + second.bias).detach()
         self.layers = [FastLayer(cast("PostNormLayer", layer)) for layer in backbone.layers]
         pool = backbone.attn_pool
@@ -73,68 +52,66 @@ class FastBackbone:
         self.gru = FastGRU(pool.temporal_context, pool.layer_norm) if isinstance(pool.temporal_context, GRU) else None
 
     def __call__(self, tokens: Tokens, room: Room) -> Floats:
-        """Encode pixels sorted by length: tokens to (P, d)."""
-        n_tokens = len(tokens.x)
-        x = room.take("x", n_tokens, self.width)
-        torch.index_select(self.doy_table, 0, torch.from_numpy(tokens.doy), out=x)
-        hidden = room.take("wide", n_tokens, self.width)
-        torch.mm(torch.from_numpy(tokens.x), self.first, out=hidden)
-        add_bias_relu(hidden.numpy(), self.first_bias)
-        x.addmm_(hidden, self.second)
-        runs = _equal_runs(tokens)
-        for layer in self.layers:
-            layer(x, tokens, runs, room)
-        if self.gru is not None:
-            return self.gru(x, tokens, self.query)
+        """Encode pixels: tokens to (P, d)."""
         pooled = np.empty((len(tokens), self.width), dtype=np.float32)
-        pool_tokens(x.numpy(), self.query, tokens.log_counts, tokens.offsets, pooled)
+        read = room.take("read", _round_up(len(tokens.x)) if self.gru else 0, self.width)
+        for pixels in tokens.batches(CHUNK):
+            part = tokens.take(pixels)
+            x = self.transform(part, room)
+            if self.gru is None:
+                pool_tokens(x.numpy(), self.query, part.log_counts, part.offsets, pooled[pixels])
+            else:  # it wants many pixels at once
+                first, last = tokens.offsets[[pixels.start, pixels.stop]]
+                read[first:last] = x[: last - first]
+        if self.gru is not None:
+            read[len(tokens.x) :] = 0
+            self.gru(read, tokens, self.query, pooled, room)
         return pooled
+
+    def transform(self, tokens: Tokens, room: Room) -> Tensor:
+        """Return what leaves the last layer, (M, d), and rows of no meaning behind."""
+        n = len(tokens.x)
+        n_rows = _round_up(n)
+        values, days = room.take("values", n_rows, tokens.x.shape[1]), room.take("days", n_rows, self.width)
+        values[:n], values[n:], days[n:] = torch.from_numpy(tokens.x), 0, 0
+        torch.index_select(self.doy_table, 0, torch.from_numpy(tokens.doy), out=days[:n])
+        x = self.second.added(self.first.rectified(values, room), days)
+        for layer in self.layers:
+            x = layer(x, tokens, room)
+        return x
 
 
 class FastLayer:
-    """One post-norm layer over a ragged row of tokens, in place."""
+    """One post-norm layer over a ragged row of tokens."""
 
     def __init__(self, layer: PostNormLayer) -> None:
         attention = layer.self_attn
         self.n_heads = attention.n_heads
-        self.project_in, self.project_out = _columns(attention.in_proj_weight), _columns(attention.out_proj.weight)
+        query, key, value = attention.in_proj_weight.detach().chunk(3)
         bias_q, _, bias_v = attention.in_proj_bias.detach().chunk(3)
+        scale = float(LOG2E) / (len(query) // self.n_heads) ** 0.5
+        self.project_in = make_product(torch.cat([query * scale, key, value]))
+        self.project_out = make_product(attention.out_proj.weight)
         # A bias on the keys adds the same to all logits of a query: no effect. One on the values passes through the
         # weighted mean unchanged, and on to the output projection.
-        self.query_bias = bias_q.numpy().copy()
+        self.query_bias = (bias_q * scale).numpy()
         self.out_bias = (attention.out_proj.bias + attention.out_proj.weight @ bias_v).detach().numpy()
         self.norm1, self.norm2 = _norm(layer.norm1), _norm(layer.norm2)
-        self.hidden, self.hidden_bias = _columns(layer.linear1.weight), layer.linear1.bias.detach().numpy()
-        self.out, self.hidden_out_bias = _columns(layer.linear2.weight), layer.linear2.bias.detach().numpy()
+        self.hidden = make_product(layer.linear1.weight, layer.linear1.bias)
+        self.out = make_product(layer.linear2.weight)
+        self.hidden_out_bias = layer.linear2.bias.detach().numpy()
 
-    def __call__(self, x: Tensor, tokens: Tokens, runs: list[Run], room: Room) -> None:
-        """Transform x (M, d) in place."""
-        m, d = x.shape
-        qkv = torch.mm(x, self.project_in, out=room.take("wide", m, 3 * d))
-        attended = room.take("attended", m, d)
-        for run in runs:
-            self.attend(qkv, tokens.log_counts, run, attended, room)
-        x.addmm_(attended, self.project_out)
+    def __call__(self, x: Tensor, tokens: Tokens, room: Room) -> Tensor:
+        """Transform x, (M, d) and rows of no meaning behind; x is lost."""
+        attended = room.take("attended", *x.shape)
+        attended[len(tokens.x) :] = 0
+        qkv = self.project_in(x, room).numpy()
+        attend(qkv, self.query_bias, tokens.log_counts, tokens.offsets, self.n_heads, attended.numpy())
+        x = self.project_out.added(attended, x)
         add_norm(x.numpy(), self.out_bias, *self.norm1)
-        hidden = torch.mm(x, self.hidden, out=room.take("wide", m, len(self.hidden_bias)))
-        add_bias_relu(hidden.numpy(), self.hidden_bias)
-        x.addmm_(hidden, self.out)
+        x = self.out.added(self.hidden.rectified(x, room), x)
         add_norm(x.numpy(), self.hidden_out_bias, *self.norm2)
-
-    def attend(self, qkv: Tensor, log_counts: Floats, run: Run, out: Tensor, room: Room) -> None:
-        """Attend within each pixel of a run of equal lengths: qkv (M, 3d) to out (M, d)."""
-        first, n_pixels, n = run
-        rows, d = slice(first, first + n_pixels * n), out.shape[1]
-        heads = room.take("heads", 3, n_pixels * self.n_heads, n, d // self.n_heads)
-        split_heads(qkv.numpy()[rows], self.query_bias, n, heads.numpy())
-        q, k, v = heads
-        logits = torch.bmm(q, k.transpose(1, 2), out=room.take("logits", len(q), n, n))
-        sums = room.take("sums", len(q), n)
-        subtract_highest(logits.numpy(), log_counts[rows], self.n_heads)
-        torch.exp_(logits)
-        sum_rows(logits.numpy(), sums.numpy())
-        mixed = torch.bmm(logits, v, out=q)  # the queries are no longer needed
-        merge_heads(mixed.numpy(), sums.numpy(), out.numpy()[rows])
+        return x
 
 
 class FastGRU:
@@ -142,116 +119,39 @@ class FastGRU:
 
     def __init__(self, gru: GRU, norm: torch.nn.LayerNorm) -> None:
         cell = gru.gru_cell
-        self.inputs = _columns(torch.cat([cell.W_ir.weight, cell.W_iz.weight, cell.W_ih.weight]))
-        self.bias = torch.cat([cell.b_r, cell.b_z, cell.b_h]).detach()
-        self.gates = _columns(torch.cat([cell.W_hr.weight, cell.W_hz.weight]))
-        self.proposal = _columns(cell.W_hh.weight)
+        inputs = torch.cat([cell.W_ir.weight, cell.W_iz.weight, cell.W_ih.weight])
+        self.inputs = make_product(inputs, torch.cat([cell.b_r, cell.b_z, cell.b_h]))
+        self.gates = make_product(torch.cat([cell.W_hr.weight, cell.W_hz.weight]))
+        self.proposal = make_product(cell.W_hh.weight)
         self.norm = _norm(norm)
 
-    def __call__(self, x: Tensor, tokens: Tokens, query: Floats) -> Floats:
-        """Pool x (M, d) to (P, d)."""
-        n_pixels, d = len(tokens), x.shape[1]
-        inputs = torch.addmm(self.bias, x, self.inputs).numpy()  # once for each distinct observation
+    def __call__(self, x: Tensor, tokens: Tokens, query: Floats, pooled: Floats, room: Room) -> None:
+        """Pool x, (M, d) and rows of no meaning behind, to `pooled` (P, d)."""
+        # once for each observation
+        inputs = torch.cat([self.inputs(rows, room) for rows in torch.split(x, CHUNK)]).numpy()
         lengths = np.diff(tokens.sequence_offsets)
         rows = tokens.sequence + np.repeat(tokens.offsets[:-1], lengths)  # which token each step reads
         order = np.argsort(-lengths, kind="stable")
         starts, active_until = tokens.sequence_offsets[:-1][order], lengths[order]
-        state, reset, update = (torch.zeros(n_pixels, d) for _ in range(3))
-        gates, proposal = torch.empty(n_pixels, 2 * d), torch.empty(n_pixels, d)
+        state, reset, update = (torch.zeros(_round_up(len(tokens)), x.shape[1]) for _ in range(3))
         logits = np.empty(len(rows), dtype=np.float32)
         for t in range(int(lengths.max(initial=0))):
             n = int(np.searchsorted(-active_until, -t))  # pixels whose series is longer than t
-            steps = starts[:n] + t
-            torch.mm(state[:n], self.gates, out=gates[:n])
-            open_gates(gates.numpy()[:n], inputs, rows[steps], state.numpy(), reset.numpy(), update.numpy())
-            torch.mm(reset[:n], self.proposal, out=proposal[:n])
-            advance(proposal.numpy()[:n], inputs, rows[steps], update.numpy(), state.numpy())
+            steps, some = starts[:n] + t, slice(_round_up(n))
+            gates = self.gates(state[some], room).numpy()[:n]
+            open_gates(gates, inputs, rows[steps], state.numpy(), reset.numpy(), update.numpy())
+            proposal = self.proposal(reset[some], room).numpy()[:n]
+            advance(proposal, inputs, rows[steps], update.numpy(), state.numpy())
             logits[steps] = query_logits(state.numpy()[:n], *self.norm, query)
-        pooled = np.empty((n_pixels, d), dtype=np.float32)
         pool_steps(x.numpy(), rows, logits, tokens.sequence_offsets, pooled)
-        return pooled
 
 
-def _equal_runs(tokens: Tokens) -> list[Run]:
-    """Cut the tokens where the length of a pixel's series changes: (first token, number of pixels, length)."""
-    lengths = tokens.lengths
-    cuts = np.flatnonzero(np.diff(lengths, prepend=-1, append=-1))
-    return [
-        (int(tokens.offsets[begin]), int(end - begin), int(lengths[begin])) for begin, end in itertools.pairwise(cuts)
-    ]
-
-
-def _columns(weight: Tensor) -> Tensor:
-    """Return a weight (out, in) as the contiguous (in, out) that the product reads fastest."""
-    return weight.detach().t().contiguous()
+def _round_up(n: int) -> int:
+    return -(-n // ROW_STEP) * ROW_STEP
 
 
 def _norm(layer: torch.nn.LayerNorm) -> tuple[Floats, Floats, np.float32]:
     return layer.weight.detach().numpy(), layer.bias.detach().numpy(), np.float32(layer.eps)
-
-
-@kernel
-def split_heads(qkv: Floats, query_bias: Floats, n: int, heads: Floats) -> None:
-    """Copy (P * n, 3d) to (3, P * h, n, d/h), the queries with their bias and divided by the root of d/h."""
-    n_heads, size = heads.shape[1] * n // qkv.shape[0], heads.shape[3]
-    d = n_heads * size
-    scale = np.float32(1) / np.sqrt(np.float32(size))
-    for row in range(qkv.shape[0]):
-        for h in range(n_heads):
-            matrix, i, c0 = row // n * n_heads + h, row % n, h * size
-            for c in range(size):
-                heads[0, matrix, i, c] = (qkv[row, c0 + c] + query_bias[c0 + c]) * scale
-                heads[1, matrix, i, c] = qkv[row, d + c0 + c]
-                heads[2, matrix, i, c] = qkv[row, 2 * d + c0 + c]
-
-
-@kernel
-def subtract_highest(logits: Floats, log_counts: Floats, n_heads: int) -> None:
-    """Add log_counts (P * n,) to the keys of logits (P * h, n, n), then subtract each query's highest."""
-    n = logits.shape[1]
-    for matrix in range(logits.shape[0]):
-        begin = matrix // n_heads * n
-        for i in range(n):
-            highest = np.float32(-np.inf)
-            for j in range(n):
-                value = logits[matrix, i, j] + log_counts[begin + j]
-                logits[matrix, i, j] = value
-                highest = max(highest, value)
-            for j in range(n):
-                logits[matrix, i, j] -= highest
-
-
-@kernel
-def sum_rows(weights: Floats, sums: Floats) -> None:
-    """Sum weights (B, n, n) over the keys, to (B, n)."""
-    for matrix in range(weights.shape[0]):
-        for i in range(weights.shape[1]):
-            total = np.float32(0)
-            for j in range(weights.shape[2]):
-                total += weights[matrix, i, j]
-            sums[matrix, i] = total
-
-
-@kernel
-def merge_heads(mixed: Floats, sums: Floats, out: Floats) -> None:
-    """Copy (P * h, n, d/h), divided by the sums (P * h, n) of its weights, to (P * n, d)."""
-    n, size = mixed.shape[1], mixed.shape[2]
-    n_heads = out.shape[1] // size
-    for row in range(out.shape[0]):
-        for h in range(n_heads):
-            matrix, i = row // n * n_heads + h, row % n
-            scale = np.float32(1) / sums[matrix, i]
-            for c in range(size):
-                out[row, h * size + c] = mixed[matrix, i, c] * scale
-
-
-@kernel
-def add_bias_relu(x: Floats, bias: Floats) -> None:
-    """Add `bias` (d,) to every row of x (M, d), then set negative values to zero."""
-    zero = np.float32(0)
-    for i in range(x.shape[0]):
-        for c in range(x.shape[1]):
-            x[i, c] = max(x[i, c] + bias[c], zero)
 
 
 @kernel
@@ -317,13 +217,13 @@ def query_logits(state: Floats, weight: Floats, shift: Floats, eps: np.float32, 
 def pool_tokens(x: Floats, query: Floats, log_counts: Floats, offsets: Integers, pooled: Floats) -> None:
     """Attention pooling: softmax over each pixel's tokens of x @ query + log_counts, then the weighted mean."""
     d = x.shape[1]
-    logits = np.empty(x.shape[0], dtype=np.float32)
-    for m in range(x.shape[0]):
+    logits = np.empty(len(log_counts), dtype=np.float32)
+    for m in range(len(log_counts)):
         out = np.float32(0)
         for c in range(d):
             out += x[m, c] * query[c]
         logits[m] = out + log_counts[m]
-    _weighted_means(x, np.arange(x.shape[0]), logits, offsets, pooled)
+    _weighted_means(x, np.arange(len(log_counts)), logits, offsets, pooled)
 
 
 @kernel

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from tessera_xr._warn import warn
-from tessera_xr.encoder.cpu import FastBackbone, Room, can_run
-from tessera_xr.encoder.network import Architecture, Backbone
+from tessera_xr.encoder.architecture import Architecture
+from tessera_xr.encoder.cpu import FastBackbone, can_run
+from tessera_xr.encoder.network import Backbone
+from tessera_xr.encoder.products import Room
 from tessera_xr.encoder.tokens import Tokens
 from tessera_xr.errors import DeviceError
 
