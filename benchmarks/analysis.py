@@ -1,33 +1,35 @@
-"""How fast questions are answered, beside peers and floors: `python -m benchmarks.analysis [SIZE]`.
+"""Questions asked of an int8 map, beside peers and floors: `python -m benchmarks analysis`.
 
-Each part measures its tasks in turn with their peers, on a synthetic int8 map of SIZE x SIZE x 128 (1024 by default):
-similarity, search and places; clusters, components and segments; change, trend and novelty.
+Similarity, search and places; clusters, components and segments; change, trend and novelty. Peers start from float32
+values, made beforehand at no charge, but for plain NumPy, which starts from the codes as we do.
 """
 
-import argparse
+from __future__ import annotations
 
-from benchmarks import analysis_clusters, analysis_novelty, analysis_similarity
+from collections.abc import Iterator
 
-PARTS = (analysis_similarity, analysis_clusters, analysis_novelty)
+from benchmarks import analysis_clusters, analysis_novelty, analysis_similarity, published
+from benchmarks.maps import BANDS, float_values, simulated
+from benchmarks.measure import Settings
+from benchmarks.rows import Row
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("size", type=int, nargs="?", default=1024, help="pixels a side")
-    size = parser.parse_args().size
-    print(f"| task | s | beside | its s | ratio | of what | wanted | extra MB |\n|---|{'---:|' * 7}")
-    for part in PARTS:
-        for row in part.rows(size):
-            kind = row.get("ratio_is") or row.get("kind", "")
-            cells = [row["task"], number(row["seconds"]), row["peer"], number(row["peer_seconds"])]
-            cells += [number(row["ratio"]), kind, row["wanted"], number(row["peak_mb"])]
-            print("| " + " | ".join(cells) + " |", flush=True)
+GROUP, SIZED = "analysis", True
 
 
-def number(value: float) -> str:
-    """Return three significant digits; nothing for what was not measured."""
-    return "" if value is None or value != value else f"{value:.3g}"
-
-
-if __name__ == "__main__":
-    main()
+def rows(size: int, settings: Settings) -> Iterator[Row]:
+    """Yield a row for each task and each thing beside it."""
+    codes, years = size * size * (BANDS + 10), 2
+    why = settings.lacks_memory(1.2 * codes * years)
+    if why:
+        years, why = 1, settings.lacks_memory(1.2 * codes)
+    if why:
+        yield Row(GROUP, "all tasks", size, skipped=why)
+        return
+    emb = simulated(size, years)
+    one = emb.isel(time=0) if years > 1 else emb
+    why = settings.lacks_memory(4.2 * size * size * BANDS)
+    values = None if why else float_values(one)
+    for part in (analysis_similarity, analysis_clusters, analysis_novelty):
+        yield from part.rows(one, emb, values, why, settings)
+    if size == 512 or settings.quick:
+        yield from published.rows(size, settings)

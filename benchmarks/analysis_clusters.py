@@ -1,86 +1,66 @@
-"""How fast clusters, components and segments are on an int8 map: `python -m benchmarks.analysis_clusters [SIZE]`.
-
-The map is simulated: 24 kinds of place in smooth patches, with a spectrum of variances like that of real embeddings.
-Ours and the peer run in turn, and ratios are medians of the rounds, so that a machine that slows down slows both. The
-peers start from float32 values, made beforehand at no charge. Extra memory is the peak of what NumPy allocates
-meanwhile, results included.
-"""
+"""Clusters, components and segments, beside scikit-learn and the product that they can't do without."""
 
 from __future__ import annotations
 
 import statistics
-import sys
-import time
-import tracemalloc
-import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import xarray as xr
-from affine import Affine
-from odc.geo.geobox import GeoBox
-from scipy.ndimage import gaussian_filter
 
+from benchmarks import machine
+from benchmarks.analysis_similarity import float_product
+from benchmarks.maps import BANDS
+from benchmarks.measure import Beside, Settings, compare
+from benchmarks.rows import Row, Want
 from tessera_xr.analysis.clustering import Clusters, fit_clusters
 from tessera_xr.analysis.components import fit_components
 from tessera_xr.analysis.segments import describe_segments, segment
-from tessera_xr.embedding.quantize import _dequantize, _quantize
-from tessera_xr.embedding.schema import COUNTS, build_embeddings
-from tessera_xr.grid import with_grid
 
-BANDS, KINDS, K = 128, 24, 20
-
-
-def rows(size: int = 1024, rounds: int = 5) -> list[dict[str, Any]]:
-    """Return a row for each task: seconds, those of its peer, their ratio, what is wanted of it, extra memory."""
-    emb = simulated(size)
-    codes, scales = emb["embeddings"].transpose("y", "x", "band").values, emb["scales"].values
-    values = _dequantize(codes, scales).reshape(-1, BANDS)
-    return [*cluster_rows(emb, values, rounds), *component_rows(emb, values, rounds), segment_row(emb)]
+K = 20
+PEER_SECONDS = 1.2e-5
+"""MiniBatchKMeans takes about so long for a pixel."""
 
 
-def simulated(size: int, seed: int = 0) -> xr.Dataset:
-    """Make an int8 map, row by row, so that it needs no float32 copy of itself."""
-    rng = np.random.default_rng(seed)
-    kinds = np.argmax([gaussian_filter(rng.normal(size=(size, size)), size / 60) for _ in range(KINDS)], axis=0)
-    axes = np.linalg.qr(rng.normal(size=(BANDS, BANDS)))[0] * np.arange(1, BANDS + 1) ** -0.9  # the variance decays
-    centres = 6 * rng.normal(size=(KINDS, BANDS)) @ axes.T
-    codes, scales = np.empty((size, size, BANDS), np.int8), np.empty((size, size), np.float32)
-    for i in range(size):
-        noise = 2 * rng.normal(size=(size, BANDS)) @ axes.T + 0.3 * rng.normal(size=(size, BANDS))
-        codes[i], scales[i] = _quantize((centres[kinds[i]] + noise).astype(np.float32))
-    dims = ("y", "x")
-    variables = {name: xr.DataArray(np.ones((size, size), np.uint16), dims=dims) for name in COUNTS}
-    variables |= {"embeddings": xr.DataArray(codes, dims=(*dims, "band")), "scales": xr.DataArray(scales, dims=dims)}
-    box = GeoBox((size, size), Affine(10, 0, 5e5, 0, -10, 56e5), "EPSG:32631")
-    like = with_grid(xr.Dataset({"a": (dims, np.zeros(box.shape, np.uint8))}), box)
-    return build_embeddings(variables, like, {"model": "simulated"})
+def rows(one: xr.Dataset, _: xr.Dataset, values: np.ndarray | None, why: str, settings: Settings) -> Iterator[Row]:
+    """Yield a row for each task; `why` tells why there are no float32 values."""
+    yield from cluster_rows(one, values, why, settings)
+    yield from component_rows(one, values, why, settings)
+    yield segment_row(one, settings)
 
 
-def cluster_rows(emb: xr.Dataset, values: np.ndarray, rounds: int) -> list[dict[str, Any]]:
+def cluster_rows(one: xr.Dataset, values: np.ndarray | None, why: str, settings: Settings) -> Iterator[Row]:
     """Time k-means of every pixel and compare the inertia; a seed a round, for each finds another optimum."""
-    both_ways(emb, values, 0)  # compiles, and warms up
-    times, inertias = zip(*(both_ways(emb, values, seed) for seed in range(rounds)), strict=True)
-    row = compared(f"k-means, k = {K}, of all pixels", times, "MiniBatchKMeans on all", "peer/ours", "at least 4")
-    row["peak_mb"] = extra_mb(lambda: predicted(emb, 0))
-    clusters = fit_clusters(emb, K)
-    only = [timed(lambda: clusters.predict(emb))[1] for _ in range(rounds)]
-    ratio = statistics.median(a / b for a, b in inertias)
-    quality = {"task": "inertia of the same", "ratio": ratio, "ratio_is": "ours/peer", "wanted": "at most 1.01"}
-    quality |= {"peer": "MiniBatchKMeans", "seconds": np.nan, "peer_seconds": np.nan, "peak_mb": np.nan}
-    alone = {"task": "of which prediction", "seconds": statistics.median(only), "peer": "", "peer_seconds": np.nan}
-    alone |= {"ratio": np.nan, "ratio_is": "", "wanted": "", "peak_mb": extra_mb(lambda: clusters.predict(emb))}
-    return [row, alone, quality]
-
-
-def both_ways(emb: xr.Dataset, values: np.ndarray, seed: int) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Return the seconds and the inertias of ours and of the peer."""
     from sklearn.cluster import MiniBatchKMeans
 
-    clusters, ours = timed(lambda: predicted(emb, seed))
-    peer, theirs = timed(lambda: MiniBatchKMeans(K, random_state=seed).fit(values))
-    return (ours, theirs), (inertia(clusters, emb), nearest_inertia(values, peer.cluster_centers_))
+    size, n = one.sizes["y"], one.sizes["y"] * one.sizes["x"]
+    why = why or settings.takes_long(PEER_SECONDS * n)
+    ours: list[float] = []
+    theirs: list[float] = []
+    seeds = iter(range(1000)), iter(range(1000))
+
+    def mine() -> None:
+        ours.append(inertia(predicted(one, next(seeds[0])), one))
+
+    def peer() -> None:
+        fitted = MiniBatchKMeans(K, random_state=next(seeds[1])).fit(values)
+        theirs.append(nearest_inertia(values, fitted.cluster_centers_))
+
+    # at least one assignment of every pixel
+    row = Row("analysis", f"k-means, k = {K}, of all pixels", size, operations=2.0 * n * BANDS * K, bytes=n * BANDS)
+    clusters = predicted(one, 0)
+    fitting = [Beside("MiniBatchKMeans on all", None if why else lambda: MiniBatchKMeans(K, random_state=0).fit(values),
+                      Want("faster", 4), why)]  # fmt: skip
+    found = compare(row, lambda: predicted(one, 0), fitting, settings)
+    if not why:
+        for _round in range(min(settings.repeats, 2)):
+            mine()
+            peer()
+        ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+        found = [replace(r, note=f"inertia {ratio:.3f} of its, wanted at most 1.01") for r in found]
+    yield from found
+    yield from compare(replace(row, task="of which prediction"), lambda: clusters.predict(one), [], settings)
 
 
 def predicted(emb: xr.Dataset, seed: int) -> Clusters:
@@ -94,8 +74,9 @@ def inertia(clusters: Clusters, emb: xr.Dataset) -> float:
     return float((table["pixels"] * table["spread"] ** 2).sum())
 
 
-def nearest_inertia(values: np.ndarray, centres: np.ndarray) -> float:
+def nearest_inertia(values: np.ndarray | None, centres: np.ndarray) -> float:
     """Return the inertia of all pixels about the nearest centres."""
+    assert values is not None
     total = 0.0
     for part in np.array_split(values, 64):
         away = (part**2).sum(1)[:, None] - 2 * part @ centres.T + (centres**2).sum(1)
@@ -103,64 +84,40 @@ def nearest_inertia(values: np.ndarray, centres: np.ndarray) -> float:
     return total
 
 
-def component_rows(emb: xr.Dataset, values: np.ndarray, rounds: int) -> list[dict[str, Any]]:
-    """Transform every pixel, against the float32 matrix product of the same size."""
-    found = [component_row(emb, values, n, rounds) for n in (3, BANDS)]
-    _, seconds = timed(lambda: fit_components(emb))
-    fit = {"task": "fit of 3 components", "seconds": seconds, "peer": "", "peer_seconds": np.nan, "ratio": np.nan}
-    return [*found, fit | {"ratio_is": "", "wanted": "", "peak_mb": extra_mb(lambda: fit_components(emb))}]
+def component_rows(one: xr.Dataset, values: np.ndarray | None, why: str, settings: Settings) -> Iterator[Row]:
+    """Transform every pixel, beside the float32 product of the same size."""
+    size, n = one.sizes["y"], one.sizes["y"] * one.sizes["x"]
+    for width in (3, BANDS):
+        row = Row("analysis", f"{width} components of all pixels", size)
+        too_large = settings.lacks_memory(4.2 * n * width)
+        if too_large:
+            yield replace(row, skipped=too_large)
+            continue
+        fitted = fit_components(one, width)
+        row = replace(row, operations=2.0 * n * BANDS * width, bytes=n * (BANDS + 4 + 4 * width))
+        product = float_product(values, width, why or settings.lacks_memory(8.4 * n * width), Want("longer", 3))
+        yield from compare(row, lambda: fitted.transform(one), [product], settings)  # noqa: B023
+    row = Row("analysis", "fit of 3 components", size, bytes=n * BANDS)
+    too_large = why or settings.lacks_memory(4.2 * n * BANDS)
+    beside = [Beside("scikit-learn's PCA on all", None if too_large else lambda: pca(values), skipped=too_large)]
+    yield from compare(row, lambda: fit_components(one), beside, settings)
 
 
-def component_row(emb: xr.Dataset, values: np.ndarray, n: int, rounds: int) -> dict[str, Any]:
-    fitted = fit_components(emb, n)
-    vectors = np.ascontiguousarray(fitted.vectors.values.T)
-    fitted.transform(emb)
-    times = [(timed(lambda: fitted.transform(emb))[1], timed(lambda: values @ vectors)[1]) for _ in range(rounds)]
-    row = compared(f"{n} components of all pixels", times, "float32 matrix product", "ours/floor", "at most 3")
-    return row | {"peak_mb": extra_mb(lambda: fitted.transform(emb))}
+def pca(values: np.ndarray | None) -> None:
+    from sklearn.decomposition import PCA
+
+    PCA(3, svd_solver="covariance_eigh").fit(values)
 
 
-def segment_row(emb: xr.Dataset) -> dict[str, Any]:
+def segment_row(one: xr.Dataset, settings: Settings) -> Row:
     """Cut a quarter of each side into segments and describe them."""
-    part = emb.isel(y=slice(emb.sizes["y"] // 4), x=slice(emb.sizes["x"] // 4))
-    _, seconds = timed(lambda: describe_segments(part, segment(part)))
-    row = {"task": f"segments and statistics of {part.sizes['y']} x {part.sizes['x']}", "seconds": seconds, "peer": ""}
-    peak = extra_mb(lambda: describe_segments(part, segment(part)))
-    return row | {"peer_seconds": np.nan, "ratio": np.nan, "ratio_is": "", "wanted": "", "peak_mb": peak}
-
-
-def compared(task: str, times: Sequence[tuple[float, float]], peer: str, kind: str, wanted: str) -> dict[str, Any]:
-    ours, theirs = (statistics.median(t[i] for t in times) for i in (0, 1))
-    ratio = statistics.median(b / a if kind == "peer/ours" else a / b for a, b in times)
-    row = {"task": task, "seconds": ours, "peer": peer, "peer_seconds": theirs, "ratio": ratio}
-    return row | {"ratio_is": kind, "wanted": wanted}
-
-
-def timed(function: Callable[[], Any]) -> tuple[Any, float]:
-    start = time.perf_counter()
-    result = function()
-    return result, time.perf_counter() - start
-
-
-def extra_mb(function: Callable[[], Any]) -> float:
-    tracemalloc.start()
-    function()
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return peak / 1e6
-
-
-def main() -> None:
-    warnings.simplefilter("ignore", category=FutureWarning)
-    size = int(sys.argv[1]) if len(sys.argv) > 1 else 1024
-    print(f"{size} x {size} x {BANDS} int8: codes of {size * size * BANDS / 1e6:.0f} MB")
-    print(f"{'task':40} {'s':>7} {'peer s':>7} {'ratio':>6}  {'which':10} {'wanted':12} {'extra MB':>8}  peer")
-    for row in rows(size):
-        print(
-            f"{row['task']:40} {row['seconds']:7.3f} {row['peer_seconds']:7.3f} {row['ratio']:6.3g}  "
-            f"{row['ratio_is']:10} {row['wanted']:12} {row['peak_mb']:8.1f}  {row['peer']}"
-        )
-
-
-if __name__ == "__main__":
-    main()
+    side = one.sizes["y"] // 4
+    part = one.isel(y=slice(side), x=slice(side))
+    row = Row("analysis", "segments and their statistics, a quarter of each side", side)
+    small = part.isel(y=slice(64), x=slice(64))
+    seconds = machine.clock(lambda: describe_segments(small, segment(small)))
+    seconds = machine.clock(lambda: describe_segments(small, segment(small)))
+    why = settings.takes_long(seconds * (side / min(side, 64)) ** 2)
+    if why:
+        return replace(row, skipped=why)
+    return compare(row, lambda: describe_segments(part, segment(part)), [], settings)[0]

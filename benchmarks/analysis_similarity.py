@@ -1,168 +1,107 @@
-"""How fast similarity and search are, beside what memory allows and what plain NumPy takes.
-
-`python -m benchmarks.analysis_similarity`. All are timed in turn, round by round; seconds are medians of the rounds,
-and ratios medians of each round's ratio, so that a machine that slows down slows both.
-"""
+"""Similarity, places and search, beside what memory allows, plain NumPy, xarray and zeit-cdts."""
 
 from __future__ import annotations
 
-import statistics
 import tempfile
-import time
-import tracemalloc
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
-from odc.geo.geobox import GeoBox
 
-ROUNDS = 9
-DIMS = 128
+from benchmarks import machine, peers
+from benchmarks.maps import BANDS, arrays, plainly
+from benchmarks.measure import Beside, Settings, compare
+from benchmarks.rows import Row, Want
+
+INDEX_SECONDS = 6e-5
+"""A pixel takes about so long to enter an index; told again by each row."""
 
 
-def rows(size: int = 1024) -> list[dict[str, Any]]:
-    """Measure on an int8 map of `size` by `size` pixels, 128 values each."""
-    from tessera_xr.analysis.kernels import n_cores
+def rows(one: xr.Dataset, _: xr.Dataset, values: np.ndarray | None, why: str, settings: Settings) -> Iterator[Row]:
+    """Yield a row for each task; `why` tells why there are no float32 values."""
     from tessera_xr.analysis.places import find_similar
     from tessera_xr.analysis.similarity import similarity
 
-    emb = make_map(size)
-    codes, scales = emb["embeddings"].transpose("y", "x", "band").values, emb["scales"].values
-    query = np.random.default_rng(1).normal(size=DIMS).astype(np.float32)
-    matrix = np.random.default_rng(2).normal(size=(DIMS, DIMS)).astype(np.float32)
-    floats = codes.astype(np.float32).reshape(-1, DIMS)
-    read = reader(codes, n_cores())
-    calls: dict[str, Callable[[], Any]] = {
-        "read": read,
-        "numpy": lambda: plain_numpy(codes, scales, query),
-        "cosine": lambda: similarity(emb, query),
-        "find": lambda: find_similar(emb, query, 20),
-        "max": lambda: similarity(emb, np.stack([query, query[::-1]]), negative=-query, combine="max"),
-        "mahalanobis": lambda: similarity(emb, query, metric="mahalanobis"),
-        "product": lambda: floats @ matrix,
-    }
-    seconds = in_turn(calls)
-    table = [
-        ("int8 cosine of every pixel", "cosine", "plain NumPy from int8", "numpy", "peer / ours", ">= 5"),
-        ("int8 cosine of every pixel", "cosine", "reading the codes once", "read", "ours / floor", "<= 4"),
-        ("find_similar, 20 places 100 m apart", "find", "similarity alone", "cosine", "ours / floor", "<= 1.5"),
-        ("2 positives and a negative, combine='max'", "max", "similarity to one", "cosine", "ours / floor", "-"),
-        ("Mahalanobis, covariance fitted too", "mahalanobis", "one float32 product", "product", "ours / floor", "<= 3"),
-    ]
-    return [row(*line, seconds=seconds, peak=peak_mb(calls[line[1]])) for line in table] + [search(size // 4)]
+    size, n = one.sizes["y"], one.sizes["y"] * one.sizes["x"]
+    codes, scales = arrays(one)
+    query = np.random.default_rng(1).normal(size=BANDS).astype(np.float32)
+    numpy_why = settings.lacks_memory(8.5 * codes.size)
+    row = Row("analysis", "int8 cosine of every pixel", size, operations=4.0 * n * BANDS, bytes=n * (BANDS + 8))
+    beside = [
+        Beside("reading the codes once", machine.reader(codes, machine.cores()), Want("longer", 4)),
+        Beside("plain NumPy from int8", None if numpy_why else lambda: plain_cosine(codes, scales, query),
+               Want("faster", 5), numpy_why),
+        *xarray_peers(one, values, why, query, settings),
+    ]  # fmt: skip
+    yield from compare(row, lambda: similarity(one, query), beside, settings)
+    row = replace(row, task="find_similar, 20 places 100 m apart")
+    alone = [Beside("similarity alone", lambda: similarity(one, query), Want("longer", 1.5))]
+    yield from compare(row, lambda: find_similar(one, query, 20), alone, settings)
+    several = {"negative": -query, "combine": "max"}
+    row = replace(row, task="two examples and a counter-example, combine='max'", operations=8.0 * n * BANDS)
+    pair = np.stack([query, query[::-1]])
+    yield from compare(row, lambda: similarity(one, pair, **several), [replace(alone[0], want=None)], settings)
+    row = replace(row, task="Mahalanobis, covariance fitted too", operations=2.0 * n * BANDS * BANDS)
+    product = [float_product(values, BANDS, why, Want("longer", 3))]
+    yield from compare(row, lambda: similarity(one, query, metric="mahalanobis"), product, settings)
+    yield from search(one, settings)
 
 
-def search(size: int) -> dict[str, Any]:
-    """Measure approximate search in an index of one map, against exact search."""
-    from tessera_xr.analysis.index import SearchIndex
-
-    emb = make_map(size)
-    codes = emb["embeddings"].transpose("y", "x", "band").values.reshape(-1, DIMS)
-    query = codes[len(codes) // 3]
-    with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        index = SearchIndex.build(emb, Path(folder) / "index")
-        built = time.perf_counter() - start
-        calls = {str(exact): lambda exact=exact: index.search(query, 20, exact=exact) for exact in (True, False)}
-        seconds = in_turn(calls)
-        recall = index.recall(10, 50)
-        task = f"SearchIndex.search of {len(index):,} pixels (built in {built:.1f} s; recall at 10: {recall:.3f})"
-        return row(
-            task, "False", "exact=True", "True", "peer / ours", "-", seconds=seconds, peak=peak_mb(calls["False"])
-        )
+def float_product(values: np.ndarray | None, width: int, why: str, want: Want | None) -> Beside:
+    """Return the float32 product of all pixels with a matrix (128, width), into fresh memory each time."""
+    name = f"one float32 product, {width} wide"
+    if values is None:
+        return Beside(name, None, want, why)
+    matrix = np.random.default_rng(2).normal(size=(BANDS, width)).astype(np.float32)
+    return Beside(name, lambda: values @ matrix, want)
 
 
-def make_map(size: int) -> xr.Dataset:
-    """Return int8 embeddings with few degrees of freedom, as real ones have."""
-    from tessera_xr.grid import with_grid
-
-    rng = np.random.default_rng(0)
-    axes = rng.normal(size=(12, DIMS)).astype(np.float32)
-    codes = np.empty((size, size, DIMS), dtype=np.int8)
-    for y in range(size):
-        values = rng.normal(size=(size, 12)).astype(np.float32) @ axes + 0.5 * rng.standard_normal(
-            (size, DIMS), np.float32
-        )
-        codes[y] = np.rint(values * (127 / np.abs(values).max(axis=1, keepdims=True)))
-    scales = np.full((size, size), 0.02, dtype=np.float32)
-    array = xr.DataArray(codes, dims=("y", "x", "band")).transpose("band", "y", "x")
-    ds = xr.Dataset({"embeddings": array, "scales": (("y", "x"), scales)})
-    return with_grid(ds, GeoBox.from_bbox((5e5, 5e6, 5e5 + 10 * size, 5e6 + 10 * size), "EPSG:32631", resolution=10))
-
-
-def reader(codes: np.ndarray, threads: int) -> Callable[[], int]:
-    """Return a function that reads all codes once, as 8-byte words, on as many threads as the kernels have."""
-    import numba
-
-    @numba.njit(nogil=True)
-    def total(words: np.ndarray) -> int:
-        out = np.uint64(0)
-        for i in range(len(words)):
-            out ^= words[i]
-        return out
-
-    parts = np.array_split(codes.reshape(-1).view(np.uint64), 8 * threads)
-    pool = ThreadPoolExecutor(threads)
-    return lambda: sum(map(int, pool.map(total, parts)))
-
-
-def plain_numpy(codes: np.ndarray, scales: np.ndarray, query: np.ndarray) -> np.ndarray:
+def plain_cosine(codes: np.ndarray, scales: np.ndarray, query: np.ndarray) -> np.ndarray:
     """Dequantise, normalise, multiply."""
-    values = codes.astype(np.float32) * scales[..., None]
+    values = plainly(codes, scales)
     values /= np.linalg.norm(values, axis=-1, keepdims=True)
     return values @ (query / np.linalg.norm(query))
 
 
-def in_turn(calls: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
-    """Time each call once a round."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()  # compiles, and touches the memory
-    for _ in range(ROUNDS):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
+def xarray_peers(
+    one: xr.Dataset, values: np.ndarray | None, why: str, query: np.ndarray, settings: Settings
+) -> list[Beside]:
+    """Return plain xarray, and zeit-cdts, both on float32 values made beforehand."""
+    names = ("xarray on float32", "zeit-cdts 'similarity' on float32")
+    why = why or settings.lacks_memory(12.0 * values.size)  # two products as large as the values
+    if values is None or why:
+        return [Beside(name, None, skipped=why) for name in names]
+    maps = xr.DataArray(
+        np.moveaxis(values.reshape(one.sizes["y"], one.sizes["x"], BANDS), -1, 0), dims=("band", "y", "x"),
+        coords={"band": np.arange(BANDS), "y": one["y"].values, "x": one["x"].values},
+    )  # fmt: skip
+    vector = xr.DataArray(query, dims="band", coords={"band": maps["band"]})
+    zeit, missing = peers.zeit()
+    return [
+        Beside(names[0], lambda: xr.dot(maps, vector) / np.sqrt((maps * maps).sum("band"))),
+        Beside(names[1], None if missing else lambda: zeit.similarity(maps, query).values, skipped=missing),
+    ]
 
 
-def row(
-    task: str, ours: str, peer: str, other: str, kind: str, wanted: str, *, seconds: dict[str, list[float]], peak: float
-) -> dict[str, Any]:
-    pairs = list(zip(seconds[ours], seconds[other], strict=True))
-    ratios = [a / b if kind == "ours / floor" else b / a for a, b in pairs]
-    return {
-        "task": task,
-        "seconds": statistics.median(seconds[ours]),
-        "peer": peer,
-        "peer_seconds": statistics.median(seconds[other]),
-        "ratio": statistics.median(ratios),
-        "kind": kind,
-        "wanted": wanted,
-        "peak_mb": peak,
-    }
+def search(one: xr.Dataset, settings: Settings) -> Iterator[Row]:
+    """Measure approximate search in an index of one map, a quarter of each side, against exact search."""
+    from tessera_xr.analysis.index import SearchIndex
 
-
-def peak_mb(call: Callable[[], Any]) -> float:
-    """Return the most memory that a call held beyond what was there, in MB."""
-    tracemalloc.start()
-    try:
-        call()
-        return tracemalloc.get_traced_memory()[1] / 1e6
-    finally:
-        tracemalloc.stop()
-
-
-def main() -> None:
-    for r in rows():
-        print(
-            f"{r['task']:42} {r['seconds'] * 1e3:8.1f} ms  {r['peer']:24} {r['peer_seconds'] * 1e3:8.1f} ms  "
-            f"{r['kind']} {r['ratio']:6.2f} (wanted {r['wanted']})  peak {r['peak_mb']:.1f} MB"
-        )
-
-
-if __name__ == "__main__":
-    main()
+    side = one.sizes["y"] // 4
+    task, part = "SearchIndex.search, a quarter of each side", one.isel(y=slice(side), x=slice(side))
+    why = settings.takes_long(INDEX_SECONDS * side * side)
+    if why:
+        yield Row("analysis", task, side, skipped=f"the index {why}")
+        return
+    query = arrays(part)[0].reshape(-1, BANDS)[side * side // 3]
+    with tempfile.TemporaryDirectory() as folder:
+        built: list[Any] = []
+        seconds = machine.clock(lambda: built.append(SearchIndex.build(part, Path(folder) / "index")))
+        index = built[0]
+        calls: list[Callable[[], Any]] = [lambda exact=e: index.search(query, 20, exact=exact) for e in (False, True)]
+        note = f"{len(index):,} pixels, built in {seconds:.1f} s; recall at 10: {index.recall(10, 50):.3f}"
+        row = Row("analysis", task, side, note=note)
+        yield from compare(row, calls[0], [Beside("exact search", calls[1])], settings)

@@ -1,49 +1,64 @@
-"""How long the explorer takes to answer, in the kernel: `python -m benchmarks.explorer [--size 1024]`.
+"""How long the explorer takes to answer, in the kernel: `python -m benchmarks explorer`.
 
-The map is the Caldor sample, tiled with noise to the size that is asked for. Each row is the median of repeats, each of
-a question that wasn't asked before. What a browser and a network add is not in it.
+The map is the Caldor sample, tiled with noise. Each row is of questions that weren't asked before. What a browser and a
+network add is not in it.
 """
 
-import argparse
-import statistics
-import time
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 import tessera_xr as txr
+from benchmarks.measure import Settings, compare
+from benchmarks.rows import Row, Want
 from tessera_xr.grid import with_grid
 from tessera_xr.views.explorer import Explorer
 from tessera_xr.views.session import Session
 
+GROUP, SIZED = "explorer", True
+LIMITS = {"open": 3.0, "click": 0.12, "threshold": 0.04, "refit": 2.0}
+"""Seconds, at 1024 x 1024."""
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int, default=1024)
-    parser.add_argument("--repeats", type=int, default=7)
-    options = parser.parse_args()
-    emb = tiled(options.size)
+
+def rows(size: int, settings: Settings) -> Iterator[Row]:
+    """Yield a row for each thing that a hand does."""
+    why = settings.lacks_memory(2.6 * size * size * 128)
+    if why:
+        yield Row(GROUP, "all tasks", size, skipped=why)
+        return
+    emb = tiled(size)
     warm(Explorer(Session(emb.isel(y=slice(0, 64), x=slice(0, 64))), background=False))
-    opened = timed(lambda: Explorer(Session(emb), background=False), 2)
+    yield from measured(
+        "open, embeddings in memory", "open", size, lambda: Explorer(Session(emb), background=False), settings
+    )
     explorer = Explorer(Session(emb), background=False)
     rng = np.random.default_rng(0)
 
     def pixel() -> tuple[float, float]:
-        return explorer.session.place_of(tuple(rng.integers(0, options.size, 2)))
+        return explorer.session.place_of(tuple(rng.integers(0, size, 2)))
 
-    click = timed(lambda: explorer.click(*pixel()), options.repeats)
-    megabytes = len(explorer.view.overlays["similarity"].url) / 1e6
-    threshold = timed(lambda: slide(explorer, rng.uniform(0.1, 0.9)), options.repeats)
+    click = "click to new overlay (similarity, colour, warp, encode)"
+    for row in measured(click, "click", size, lambda: explorer.click(*pixel()), settings):
+        yield replace(row, note=f"overlay of {len(explorer.view.overlays['similarity'].url) / 1e6:.2f} MB, limit 1 MB")
+    yield from measured("threshold: the same pixels in new colours", "threshold", size,
+                        lambda: slide(explorer, rng.uniform(0.1, 0.9)), settings)  # fmt: skip
     teach(explorer)
-    refit = timed(lambda: (edit(explorer, pixel()), explorer.teaching.fit()), options.repeats)
-    inspect = timed(lambda: explorer.inspector.inspect(*pixel()), options.repeats)
+    yield from measured("refit on 200 labels, and the new map", "refit", size,
+                        lambda: (edit(explorer, pixel()), explorer.teaching.fit()), settings)  # fmt: skip
+    yield from measured("everything about a pixel, with its chart", "", size,
+                        lambda: explorer.inspector.inspect(*pixel()), settings)  # fmt: skip
     assert explorer.session.errors == [], explorer.session.errors
-    print(f"{options.size} x {options.size} int8 embeddings, ms in the kernel (limit at 1024 x 1024)")
-    rows = [("open", opened, 3000), ("click to new overlay", click, 120), ("threshold", threshold, 40)]
-    rows += [("refit 200 labels and the new map", refit, 2000), ("inspect a pixel", inspect, None)]
-    for name, seconds, limit in rows:
-        print(f"  {name:34} {1e3 * seconds:7.0f}   {'' if limit is None else f'({limit})'}")
-    print(f"  {'overlay, MB':34} {megabytes:7.2f}   (1)")
+
+
+def measured(task: str, limit: str, size: int, call: Callable[[], Any], settings: Settings) -> list[Row]:
+    """Measure one; limits hold up to 1024 x 1024."""
+    want = Want("seconds", LIMITS[limit]) if limit and size <= 1024 else None
+    return compare(Row(GROUP, task, size, want=want), call, [], settings)
 
 
 def tiled(size: int) -> xr.Dataset:
@@ -51,10 +66,11 @@ def tiled(size: int) -> xr.Dataset:
     emb = txr.tutorial.embeddings().sel(time=2022)
     n = -(-size // 64)
     rng = np.random.default_rng(0)
-    codes = np.tile(emb["embeddings"].transpose("y", "x", "band").values, (n, n, 1))[:size, :size].astype(np.int16)
-    for row in codes:
-        row += rng.integers(-6, 7, row.shape, dtype=np.int16)
-    codes = np.clip(codes, -127, 127).astype(np.int8)
+    sample = emb["embeddings"].transpose("y", "x", "band").values
+    codes = np.empty((size, size, sample.shape[-1]), dtype=np.int8)
+    for i in range(size):
+        row = np.tile(sample[i % 64], (n, 1))[:size].astype(np.int16)
+        codes[i] = np.clip(row + rng.integers(-6, 7, row.shape, dtype=np.int16), -127, 127)
     scales = np.tile(emb["scales"].values, (n, n))[:size, :size]
     box = emb.odc.geobox
     grid = type(box)((size, size), box.transform, box.crs)
@@ -88,17 +104,3 @@ def edit(explorer: Explorer, place: tuple[float, float]) -> None:
 
 def slide(explorer: Explorer, value: float) -> None:
     explorer.asking.threshold.value = value
-
-
-def timed(work, repeats: int) -> float:
-    """Return the median seconds of a call."""
-    took = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        took.append(time.perf_counter() - start)
-    return statistics.median(took)
-
-
-if __name__ == "__main__":
-    main()

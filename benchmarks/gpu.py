@@ -1,4 +1,5 @@
-"""How fast this machine's GPU embeds, beside what its matrix product could do: `python -m benchmarks.gpu [MODEL ...]`.
+"""A CUDA card's embedding beside what its matrix product could do: `python -m benchmarks gpu`, or with more options
+`python -m benchmarks.gpu [MODEL ...]`.
 
 Input: the pixels of `benchmarks.embed` (or of a .npz of the arrays that `encode` takes), repeated, in memory as cubes
 hold them. Weights are random: speed doesn't depend on them. Timed is `encode` from arrays on the host to int8 codes on
@@ -10,7 +11,6 @@ authors' code for v2 students (tessera_infer_v2/student), its `encode_tile` is t
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import platform
@@ -25,7 +25,9 @@ from unittest import mock
 import numpy as np
 import torch
 
-from benchmarks.embed import load_cube, operations
+from benchmarks import embedding, peers
+from benchmarks.embed import operations
+from benchmarks.rows import Row, Want
 from tessera_xr.embedding import engine
 from tessera_xr.encoder import streaming
 from tessera_xr.encoder.checkpoints import Encoder
@@ -33,6 +35,9 @@ from tessera_xr.encoder.network import TesseraEncoder
 from tessera_xr.encoder.registry import RECORDS
 
 PIXELS = {"v2-nano": 1 << 20, "v2-small": 1 << 19, "v2-medium": 1 << 18, "v2-large": 1 << 17, "v1.1-mpc": 1 << 17}
+GROUP, SIZED = "gpu", False
+SHARES = {"v2-small": 0.35, "v2-medium": 0.5, "v2-large": 0.5, "v1.1-mpc": 0.5}
+"""Of the rate of a bfloat16 product, wanted."""
 TILE, AUSTRIA = 10_980**2, 83_879 * 10_000
 """Pixels of 10 m: a Sentinel-2 tile of 110 km, and a country of 83,879 square kilometres."""
 SIZE = 8192
@@ -50,7 +55,7 @@ def main() -> None:
     parser.add_argument("--budget", type=int, help="tokens a batch, instead of the package's choice")
     parser.add_argument("--pixels-from", type=Path, help=".npz of the arrays that `encode` takes, by name")
     parser.add_argument("--before", action="store_true", help="time the path that gathers on the host, too")
-    parser.add_argument("--peer", type=Path, default=os.environ.get("TESSERA_PEER"), help="the authors' code")
+    parser.add_argument("--peer", type=Path, default=os.environ.get(peers.VARIABLE), help="the authors' code")
     parser.add_argument("--price", type=float, default=3.0, help="dollars for an hour of this GPU")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -66,6 +71,48 @@ def main() -> None:
     rows = [row(model, chip, options) for model in options.models]
     if options.json:
         options.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1))
+
+
+def rows(_, settings):
+    """Yield rows of the suite for each model, or say why there are none."""
+    if not torch.cuda.is_available():
+        yield Row(GROUP, "embedding on a CUDA card", skipped="this machine has no CUDA device")
+        return
+    chip = load_pixels(None)
+    options = argparse.Namespace(
+        rounds=settings.repeats, share=1 / 64 if settings.quick else 1, budget=None, before=False, price=settings.price,
+        peer=settings.peer or None,
+    )  # fmt: skip
+    for model in settings.models or PIXELS:
+        try:
+            yield from as_rows(row(model, chip, options), settings)
+        except torch.OutOfMemoryError as error:
+            yield Row(GROUP, model, skipped=f"not enough memory on {torch.cuda.get_device_name()}: {str(error)[:120]}")
+
+
+def as_rows(found, settings):
+    """Yield the suite's rows of what `row` found: a row alone, and one beside the authors' code each way."""
+    n, model = found["pixels"], found["model"]
+    seconds = n / found["px/s"]
+    work = found["TFLOP/s"] * 1e12 * seconds
+    note = (
+        f"{found['px/s']:,.0f} px/s, {found['TFLOP/s']:.0f} of {found['bf16']:.0f} TFLOP/s; no kernel runs "
+        f"{found['idle']:.0%} of the time, the host stages {found['host']:.0%}; lowest cosine to float32 "
+        f"{found['cosine']:.5f}; a 110 km tile in {found['tile_s']:.0f} s, Austria in {found['Austria_h']:.1f} h, "
+        f"{found['$/Mpx']:.4f} $ a million pixels"
+    )
+    made = Row(
+        GROUP, f"{model}, {n:,} pixels to int8", ours=[seconds], operations=work, floors=[found["share"] * seconds],
+        want=Want("share", SHARES[model]) if model in SHARES else None, peak_mb=found["peak_GB"] * 1e3, note=note,
+    )  # fmt: skip
+    yield made
+    ways = {"peer": "the authors' code as it comes", "peer_bf16": "the authors' code under autocast, 4,096 a batch"}
+    why = "" if settings.peer else peers.authors("")[1]
+    why = why if model.startswith("v2") else "their code for this version reads tiles from folders"
+    for name, title in ways.items():
+        theirs = [n / found[name]] if name in found else []
+        want = Want("faster", 10) if name == "peer" else None
+        yield replace(made, beside=title, theirs=theirs, beside_skipped="" if theirs else why, want=want, note="")
 
 
 def row(model, chip, options):
@@ -102,13 +149,7 @@ def load_pixels(path):
     if path is not None:
         with np.load(path) as file:
             return tuple(file[k] for k in ("s2", "s2_doy", "s2_valid", "s1", "s1_doy", "s1_descending"))
-    from tessera_xr.sentinel.bands import day_of_year
-
-    cube = load_cube()
-    s2, s1 = (cube[k].values.reshape(*cube[k].shape[:2], -1).transpose(2, 0, 1) for k in ("s2", "s1"))
-    valid = cube["s2_valid"].values.reshape(s2.shape[1], -1).T
-    days = [day_of_year(cube[f"{sensor}_time"].values) for sensor in ("s2", "s1")]
-    return s2, days[0], valid, s1, days[1], cube["s1_orbit"].values == "descending"
+    return embedding.load_pixels()
 
 
 def repeat(chip, n):
@@ -177,8 +218,10 @@ def before(encoder, arrays):
 
 def peer(folder, encoder, chip):
     """Return the pixels a second of the authors' `encode_tile`: as it comes, and under autocast in larger batches."""
-    model_of, infer = (load_module(folder / f"{name}.py") for name in ("model", "infer"))
-    arch = encoder.record.arch
+    (modules, why), arch = peers.authors(str(folder)), encoder.record.arch
+    if modules is None:
+        raise FileNotFoundError(why)
+    model_of, infer = modules
     model = model_of.PixelStudent(128, arch.latent_dim, arch.n_layers, arch.n_heads, arch.feedforward).cuda().eval()
     s2, s2_doy, valid, s1, s1_doy, descending = repeat(chip, 1 << 14)
     s2, valid, s1 = (np.moveaxis(a, 0, 1).reshape(a.shape[1], 64, -1, *a.shape[2:]).astype(t) for a, t in
@@ -194,14 +237,6 @@ def peer(folder, encoder, chip):
         run(batch, mixed)
         found[name] = (1 << 14) / clock(lambda: run(batch, mixed))  # noqa: B023
     return found
-
-
-def load_module(path):
-    """Import a file under its own name, as the authors' files do with each other."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def matrix_rate():
