@@ -20,7 +20,7 @@ import numpy as np
 SIDE, BUFFER = 2048, 1 << 27
 """Side of the matrix product, and bytes that are read: more than caches hold."""
 LARGE = 1e10
-"""Operations above which a task is held against a product of that side, the better of two; others against half of it."""
+"""Operations above which a task is held against a product of that side, the better of two; else against half of it."""
 PACKAGES = (
     "tessera-xr",
     "numpy",
