@@ -26,7 +26,9 @@ from tessera_xr.embedding.schema import check_same_model
 from tessera_xr.encoder import hub
 from tessera_xr.encoder.checkpoints import Encoder, load_encoder
 from tessera_xr.encoder.files import KEY, read_encoder_file, save_encoder
+from tessera_xr.encoder.forward import is_fast
 from tessera_xr.encoder.network import TesseraEncoder
+from tessera_xr.encoder.products import rounds
 from tessera_xr.encoder.registry import MATRYOSHKA, NANO, RECORDS, V2_STUDENT
 from tessera_xr.errors import CheckpointError, ModelUnavailableError, SchemaError, VersionMismatchError
 
@@ -287,3 +289,19 @@ def test_the_script_refuses_what_is_no_mini(script, nano, make_encoder, tmp_path
     assert script["find_faults"](record, state) == []
     large = script["find_faults"](replace(record, n_parameters=1_100_001), state)
     assert large == ["it has 1,100,001 parameters, at most 1,100,000 are allowed"]
+
+
+@pytest.mark.skipif(not rounds(), reason="this processor has no bfloat16 that oneDNN uses")
+def test_bfloat16_on_a_cpu_is_fast_and_close(mini):
+    half = replace(mini, precision=torch.bfloat16)
+    assert is_fast(half.network.s2_backbone, half.precision)
+    cube = txr.tutorial.cube(24)
+    full, rounded = (
+        cube.tessera.embed("mini", period=2024, precision=precision, progress=False)["embeddings"].values
+        for precision in ("float32", "bfloat16")
+    )
+    cosine = (full * rounded).sum(0) / np.linalg.norm(full, axis=0) / np.linalg.norm(rounded, axis=0)
+    assert cosine.min() > 0.9995
+    assert np.abs(full - rounded).max() > 1e-3, "bfloat16 was not used"
+    small = cube.tessera.embed("mini", period=2024, precision="bfloat16", token_budget=300, progress=False)
+    np.testing.assert_allclose(small["embeddings"].values, rounded, atol=0.1)  # roundings of 8 bits, in another order

@@ -1,4 +1,4 @@
-"""The backbones on a CPU in float32, near the speed of its matrix product.
+"""The backbones on a CPU, near the speed of its matrix product.
 
 The arithmetic of `network.Backbone`, with everything that isn't a matrix product taken out of its way: no padding (all
 pixels of a batch stand in one ragged row of tokens), a chunk of tokens that stays in the cache through all layers,
@@ -38,14 +38,17 @@ class FastBackbone:
     ----------
     backbone : Backbone
         In float32 on the CPU, of a variant for which `can_run` holds.
+    precision : torch.dtype, default float32
+        bfloat16 rounds the operands of the layers' products, where `products.rounds` holds. All else, and the recurrent
+        unit, whose roundings would add up from step to step, stays in float32.
     """
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone, precision: torch.dtype = torch.float32) -> None:
         first, _, second = cast("tuple[torch.nn.Linear, torch.nn.ReLU, torch.nn.Linear]", tuple(backbone.embedding))
         self.width = backbone.doy_table.shape[1]
         self.first, self.second = make_product(first.weight, first.bias), make_product(second.weight)
         self.doy_table = (backbone.doy_table + second.bias).detach()
-        self.layers = [FastLayer(cast("PostNormLayer", layer)) for layer in backbone.layers]
+        self.layers = [FastLayer(cast("PostNormLayer", layer), precision) for layer in backbone.layers]
         pool = backbone.attn_pool
         # a bias on the query's logits is the same for all steps: no effect on the weights
         self.query = pool.query.weight.detach().numpy()[0]
@@ -84,21 +87,21 @@ class FastBackbone:
 class FastLayer:
     """One post-norm layer over a ragged row of tokens."""
 
-    def __init__(self, layer: PostNormLayer) -> None:
+    def __init__(self, layer: PostNormLayer, precision: torch.dtype = torch.float32) -> None:
         attention = layer.self_attn
         self.n_heads = attention.n_heads
         query, key, value = attention.in_proj_weight.detach().chunk(3)
         bias_q, _, bias_v = attention.in_proj_bias.detach().chunk(3)
         scale = float(LOG2E) / (len(query) // self.n_heads) ** 0.5
-        self.project_in = make_product(torch.cat([query * scale, key, value]))
-        self.project_out = make_product(attention.out_proj.weight)
+        self.project_in = make_product(torch.cat([query * scale, key, value]), precision=precision)
+        self.project_out = make_product(attention.out_proj.weight, precision=precision)
         # A bias on the keys adds the same to all logits of a query: no effect. One on the values passes through the
         # weighted mean unchanged, and on to the output projection.
         self.query_bias = (bias_q * scale).numpy()
         self.out_bias = (attention.out_proj.bias + attention.out_proj.weight @ bias_v).detach().numpy()
         self.norm1, self.norm2 = _norm(layer.norm1), _norm(layer.norm2)
-        self.hidden = make_product(layer.linear1.weight, layer.linear1.bias)
-        self.out = make_product(layer.linear2.weight)
+        self.hidden = make_product(layer.linear1.weight, layer.linear1.bias, precision)
+        self.out = make_product(layer.linear2.weight, precision=precision)
         self.hidden_out_bias = layer.linear2.bias.detach().numpy()
 
     def __call__(self, x: Tensor, tokens: Tokens, room: Room) -> Tensor:

@@ -19,7 +19,7 @@ from tessera_xr._warn import warn
 from tessera_xr.encoder.architecture import Architecture
 from tessera_xr.encoder.cpu import FastBackbone, can_run
 from tessera_xr.encoder.network import Backbone
-from tessera_xr.encoder.products import Room
+from tessera_xr.encoder.products import Room, rounds
 from tessera_xr.encoder.tokens import Tokens
 from tessera_xr.errors import DeviceError
 
@@ -50,18 +50,19 @@ def run_backbone(
 ) -> Tensor:
     """Run a backbone on the device where it is, by the fastest way that gives its result; see the two below."""
     if is_fast(backbone, precision):
-        return run_fast(_prepare(backbone), tokens, budget, done)
+        return run_fast(_prepare(backbone, precision), tokens, budget, done)
     return run_padded(backbone, tokens, budget, done, precision)
 
 
 def is_fast(backbone: Backbone, precision: torch.dtype) -> bool:
     """Say whether `run_backbone` takes the CPU's fast path, which is best called from several threads."""
-    return precision == torch.float32 and backbone.doy_table.device.type == "cpu" and can_run(backbone)
+    known = precision == torch.float32 or (precision == torch.bfloat16 and rounds())
+    return known and backbone.doy_table.device.type == "cpu" and can_run(backbone)
 
 
 @lru_cache(maxsize=8)
-def _prepare(backbone: Backbone) -> FastBackbone:
-    return FastBackbone(backbone)
+def _prepare(backbone: Backbone, precision: torch.dtype) -> FastBackbone:
+    return FastBackbone(backbone, precision)
 
 
 _THREAD = threading.local()

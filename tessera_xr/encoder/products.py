@@ -86,12 +86,44 @@ class PackedProduct:
         return out
 
 
-Product: TypeAlias = PlainProduct | PackedProduct
+class RoundedProduct:
+    """oneDNN's product of values rounded to bfloat16, summed in float32; what it gives is rounded once more."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        rounded = weight.detach().bfloat16().contiguous()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(rounded, 1024)
+        self.bias = None if bias is None else bias.detach().bfloat16()
+
+    def __call__(self, x: Tensor, room: Room) -> Tensor:  # noqa: ARG002 - it makes room by itself
+        """Return x @ weight + bias in float32, (M, in) to (M, out)."""
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x.bfloat16(), self.weight, self.bias, "none", [], "")
+        return out.float()
+
+    def rectified(self, x: Tensor, room: Room) -> Tensor:  # noqa: ARG002
+        """Return x @ weight + bias with zeros for what is negative, in bfloat16, as the next product wants it."""
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x.bfloat16(), self.weight, self.bias, "relu", [], "")
+        return out
+
+    def added(self, x: Tensor, to: Tensor) -> Tensor:
+        """Return to + x @ weight in float32; `to` is lost."""
+        return to.add_(torch.ops.mkldnn._linear_pointwise(x.bfloat16(), self.weight, None, "none", [], ""))
 
 
-def make_product(weight: Tensor, bias: Tensor | None = None) -> Product:
-    """Return the faster product on this machine."""
+Product: TypeAlias = PlainProduct | PackedProduct | RoundedProduct
+
+
+def make_product(weight: Tensor, bias: Tensor | None = None, precision: torch.dtype = torch.float32) -> Product:
+    """Return the fastest product on this machine, of values in a number format."""
+    if precision == torch.bfloat16:
+        return RoundedProduct(weight, bias)
     return (PackedProduct if packs() else PlainProduct)(weight, bias)
+
+
+@cache
+def rounds() -> bool:
+    """Say whether products in bfloat16 run by oneDNN here."""
+    known = hasattr(torch.ops.mkldnn, "_linear_pointwise") and hasattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported")
+    return known and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @cache
