@@ -13,7 +13,7 @@ help:
 	@echo "make lab                open JupyterLab on the notebooks"
 	@echo "make docs               build the documentation into docs/_build/html (NOTEBOOKS=run runs the notebooks too)"
 	@echo "make lint, make types   check style and types"
-	@echo "make bench              measure how fast this machine embeds"
+	@echo "make bench              measure this machine: embedding, questions, heads, the explorer, start-up, Dask, scale"
 	@echo "make quality            judge the encoder in the package (ten minutes; real data in DATA, ../shared/data)"
 	@echo "make clean              remove the environment and what the demo wrote"
 
@@ -46,7 +46,7 @@ types:
 
 bench:
 	@$(PYTHON) scripts/bootstrap.py $(VENV) dev
-	@$(BIN)/python benchmarks/embed.py
+	@$(BIN)/python -m benchmarks
 
 quality:
 	@$(PYTHON) scripts/bootstrap.py $(VENV) dev

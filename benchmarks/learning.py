@@ -97,15 +97,24 @@ def predictions(
 
 
 def beside_sklearn(
-    name: str, predict: Callable[[np.ndarray], Any], values: np.ndarray | None, why: str, part: np.ndarray,
-    want: Want | None, settings: Settings,
-) -> Beside:  # fmt: skip
-    """Return a peer that predicts from values, unless a part of them says that it takes too long."""
+    name: str,
+    predict: Callable[[np.ndarray], Any],
+    values: np.ndarray | None,
+    why: str,
+    part: np.ndarray,
+    want: Want | None,
+    settings: Settings,
+    width: int = 4 * CLASSES,
+) -> Beside:
+    """Return a peer that predicts from values, unless it takes too long, as a part tells, or too much memory.
+
+    `width` is how many numbers of each pixel it holds at once.
+    """
     if values is None:
         return Beside(name, None, want, why)
     seconds = machine.clock(lambda: predict(part)) * len(values) / len(part)
-    long = settings.takes_long(seconds)
-    return Beside(name, None if long else lambda: predict(values), want, long)
+    why = settings.lacks_memory(len(values) * values.itemsize * width) or settings.takes_long(seconds)
+    return Beside(name, None if why else lambda: predict(values), want, why)
 
 
 def logistic_rows(
@@ -147,8 +156,10 @@ def mlp_rows(
     weights = [np.ascontiguousarray(w, dtype=np.float32) for w in single.coefs_]
     quarter = None if values is None else values[: len(values) // 4].astype(np.float64)
     name = "scikit-learn's MLP, float32"
-    beside = [beside_sklearn(name, single.predict, values, why, sample.X[:1000], Want("faster", 5), settings)]
-    twice = beside_sklearn("the same in float64, its default", double.predict, quarter, why, few[0], None, settings)
+    beside = [beside_sklearn(name, single.predict, values, why, few[0], Want("faster", 5), settings, sum(HIDDEN))]
+    twice = beside_sklearn(
+        "the same in float64, its default", double.predict, quarter, why, few[0], None, settings, sum(HIDDEN)
+    )
     beside += [replace(twice, factor=4, note="a quarter of the pixels, times four")]
     beside += [
         Beside("its three float32 products alone", None if why else lambda: products(values, weights), skipped=why)

@@ -28,7 +28,7 @@ from tessera_xr.grid import with_grid
 GROUP, SIZED = "scale", False
 SIDE = 256
 CHUNKS = (1_000, 10_000, 100_000)
-HAND_OVER = 2e-3
+HAND_OVER = 1.2e-3
 """Seconds that a scheduler takes for the tasks of a chunk, about."""
 REGIONS = 10
 """Regions of a plan that are cut out and packed for a worker."""
