@@ -218,7 +218,7 @@ def test_a_sample_is_a_query(maps, index):
     taken = sample(emb.isel(time=1), point)
     place = index.search(taken, 1).iloc[0]
     assert (place["time"], place["x"], place["y"]) == ("2020", float(emb.x[9]), float(emb.y[9]))
-    with pytest.raises(VersionMismatchError, match="their weights_sha256 differ"):
+    with pytest.raises(VersionMismatchError, match="differ in weights_sha256"):
         index.search(taken.assign_attrs(weights_sha256="b"))
 
 
