@@ -21,6 +21,7 @@ from tessera_xr.encoder.network import (
     TesseraEncoder,
     doy_encoding,
 )
+from tessera_xr.encoder.products import rounds
 from tessera_xr.encoder.registry import RECORDS
 from tessera_xr.encoder.teacher import TesseraTeacher
 from tessera_xr.encoder.tokens import Series, Tokens, gather
@@ -78,6 +79,19 @@ def test_the_fast_path_equals_the_padded_one(variant, budget, make_encoder):
     tokens = ragged(encoder.record.policy, seed=1)
     fast = run_fast(FastBackbone(backbone), tokens, budget, nothing)
     close(fast, run_padded(backbone, tokens, 300, nothing, torch.float32))
+
+
+@pytest.mark.skipif(not rounds(), reason="this processor has no bfloat16 that oneDNN uses")
+@pytest.mark.parametrize("variant", FAST)
+def test_the_fast_path_in_bfloat16_is_close_and_taken(variant, make_encoder):
+    encoder = make_encoder(variant, seed=3)
+    backbone, tokens = encoder.network.s2_backbone, ragged(encoder.record.policy, seed=1)
+    full = run_fast(FastBackbone(backbone), tokens, 300, nothing)
+    half = run_fast(FastBackbone(backbone, torch.bfloat16), tokens, 300, nothing)
+    cosine = torch.nn.functional.cosine_similarity(full, half)
+    assert cosine.min() > 0.99  # of random weights
+    assert (full - half).abs().max() > 1e-4, "bfloat16 was not used"
+    close(run_backbone(backbone, tokens, 300, nothing, torch.bfloat16), half)
 
 
 def test_the_fast_path_is_taken_where_it_is_known(make_encoder):
